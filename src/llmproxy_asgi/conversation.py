@@ -16,6 +16,7 @@ Decisions that hold everywhere:
 No logic, no vendor's field names and no I/O live here.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -446,6 +447,19 @@ class Usage(Record, frozen=True, kw_only=True):
     def total(self) -> int:
         """All tokens, in and out."""
         return self.input + self.output
+
+
+_COUNTS = tuple(field.name for field in msgspec.structs.fields(Usage) if field.type is int)
+
+
+def sum_usage(usages: Sequence[Usage]) -> Usage:
+    """Add the usage of several responses. Vendors' own objects are left out, because each describes one response."""
+    counts = {name: sum(getattr(usage, name) for usage in usages) for name in _COUNTS}
+    tools: Counter[str] = Counter()
+    for usage in usages:
+        tools.update(usage.server_tool_calls)
+    estimated = any(usage.estimated for usage in usages)
+    return Usage(**counts, server_tool_calls=tools or EMPTY, estimated=estimated)
 
 
 class TokenLogprob(Record, frozen=True, kw_only=True):

@@ -20,7 +20,7 @@ from llmproxy_asgi.conversation_state.responses import ResponseStore
 from llmproxy_asgi.execution.admission import AdmissionQueues, CallerQueues
 from llmproxy_asgi.execution.bodies import Bodies
 from llmproxy_asgi.execution.budget import RetryBudgets
-from llmproxy_asgi.execution.cooldown import Rest, Subject
+from llmproxy_asgi.execution.cooldown import Cooldown, Subject
 from llmproxy_asgi.execution.counting import Counting
 from llmproxy_asgi.execution.executor import Executor
 from llmproxy_asgi.execution.health import HealthChecks
@@ -66,7 +66,7 @@ class SharedState:
         self.clock = clock
         self.observers = Observers(observers)
         self.metrics: Metrics | None = None
-        self.cooldowns = TargetCooldowns(clock, noticed=self._cooldown_changed)
+        self.cooldowns = TargetCooldowns(clock, on_change=self._cooldown_changed)
         self.catalog: Catalog | None = None
         """Of the current runtime."""
         self.budgets = RetryBudgets(clock)
@@ -105,16 +105,16 @@ class SharedState:
 
     def cooling(self) -> list[str]:
         """List the providers of current cooldowns, one entry for each model by a credential, credential or upstream."""
-        return [subject.provider for subject, _ in self.cooldowns.all_resting()]
+        return [subject.provider for subject, _ in self.cooldowns.all_active()]
 
     def degraded(self) -> list[str]:
         """List the models that no target can serve now; `provider/*` where a provider lists none."""
-        if self.catalog is None or self.cooldowns.nothing_known:
+        if self.catalog is None or self.cooldowns.is_empty:
             return []
         ready = self.cooldowns.is_ready
         return [name for name, targets in self.catalog.watched() if not any(map(ready, targets))]
 
-    def _cooldown_changed(self, subject: Subject, rest: Rest | None) -> None:
+    def _cooldown_changed(self, subject: Subject, rest: Cooldown | None) -> None:
         if not self.observers.listening:
             return
         provider, credential, model = subject
@@ -294,7 +294,7 @@ class Runtime(msgspec.Struct, frozen=True):
                 budgets=shared.budgets,
                 admission=admission,
                 observers=shared.observers,
-                heard=shared.latencies.heard if _uses_latency(config) else None,
+                on_first_event=shared.latencies.record if _uses_latency(config) else None,
                 clock=shared.clock,
                 worker=shared.worker,
             ),

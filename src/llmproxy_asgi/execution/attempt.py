@@ -110,7 +110,7 @@ class Attempt:
         heavy: Whether the whole answer is read and written off the event loop.
         route: How the target is spoken to.
         permit: What it has taken of its provider's limits; given back when it is closed.
-        over: Told once how a stream ended: None, well; or the upstream's failure. Set when it has begun.
+        on_end: Receives the end of a stream once: None, or the upstream's failure. Set when the attempt has begun.
         passthrough: The request whose bytes were passed on, so that the answer's are, too; None where both are
             translated.
         whole: The answer, where no stream was wanted; a `Batch` where it is in the caller's own protocol already.
@@ -127,7 +127,7 @@ class Attempt:
         "first",
         "heavy",
         "job",
-        "over",
+        "on_end",
         "passthrough",
         "permit",
         "route",
@@ -150,7 +150,7 @@ class Attempt:
         self._ended = False
         self.heavy = False
         self.permit = UNLIMITED
-        self.over: Callable[[UpstreamError | None], None] | None = None
+        self.on_end: Callable[[UpstreamError | None], None] | None = None
         route = self.route = target.route(job.protocol)
         self.passthrough: InboundRequest | None = (
             job.inbound_request if route.outbound.protocol == job.protocol else None
@@ -363,12 +363,12 @@ class Attempt:
 
     def _end(self, events: Sequence[StreamEvent]) -> None:
         self._ended = True
-        if self.over is not None and events:
+        if self.on_end is not None and events:
             last = events[-1]
             if isinstance(last, Ended):
-                self.over(None)
+                self.on_end(None)
             elif isinstance(last, Failed):
-                self.over(_as_upstream(last.error))
+                self.on_end(_as_upstream(last.error))
 
     async def _read_whole(self, answer: UpstreamResponse, worker: Worker) -> None:
         body = await self._body(answer, self._left)

@@ -1,7 +1,7 @@
-"""How much may be tried again: a share of the traffic, so that an outage is not multiplied by us.
+"""Retry budgets: retries are limited to a share of the traffic, so that the gateway does not amplify an outage.
 
-Every first try on a provider puts a little into its account, every retry takes one out. Going on to *another* provider
-is no retry: no upstream sees a call more often for it. Kept per provider, beside the configuration.
+Each first attempt on a provider adds a little to its budget, each retry takes one. A failover to *another* provider is
+no retry, because no upstream receives a call twice. Kept per provider, beside the configuration.
 """
 
 import threading
@@ -9,31 +9,31 @@ import threading
 from llmproxy_asgi.clock import SYSTEM, Clock
 
 SHARE = 0.08
-"""Retries that one first try pays for."""
+"""Retries that one first attempt adds."""
 RESERVE = 10.0
-"""Retries in an account at the most, and at the beginning: what quiet services live on."""
+"""The maximum of a budget, and its initial value, for services with little traffic."""
 REFILL = 0.1
-"""Retries that every second adds, up to the reserve."""
+"""Retries that each second adds, up to the reserve."""
 
 
 class RetryBudget:
-    """One provider's account."""
+    """The budget of one provider."""
 
     __slots__ = ("_balance", "_clock", "_lock", "_seen")
 
     def __init__(self, clock: Clock = SYSTEM) -> None:
         self._clock = clock
-        self._lock = threading.Lock()  # what is paid by one thread is not paid by another
+        self._lock = threading.Lock()  # threads must not spend the same retry twice
         self._balance = RESERVE
         self._seen = clock.monotonic()
 
-    def tried(self) -> None:
-        """A first try is made."""
+    def first_attempt(self) -> None:
+        """Count a first attempt."""
         if self._balance < RESERVE:
             self._balance = min(RESERVE, self._balance + SHARE)
 
-    def may_retry(self) -> bool:
-        """Whether one more try is affordable; it is paid for then."""
+    def try_retry(self) -> bool:
+        """Take one retry, if the budget has one."""
         with self._lock:
             now = self._clock.monotonic()
             self._balance = min(RESERVE, self._balance + (now - self._seen) * REFILL)
@@ -45,14 +45,14 @@ class RetryBudget:
 
 
 class RetryBudgets:
-    """Every provider's account, by its name."""
+    """The budgets of all providers, by name."""
 
     def __init__(self, clock: Clock = SYSTEM) -> None:
         self._clock = clock
         self._budgets: dict[str, RetryBudget] = {}
 
     def of(self, provider: str) -> RetryBudget:
-        """The account of a provider."""
+        """Return the budget of a provider."""
         budget = self._budgets.get(provider)
         if budget is None:
             budget = self._budgets[provider] = RetryBudget(self._clock)

@@ -39,11 +39,11 @@ from llmproxy_asgi.conversation import (
     ToolCall,
     Usage,
     UsageReported,
+    sum_usage,
 )
 from llmproxy_asgi.errors import GatewayError
 from llmproxy_asgi.execution.admission_queue import UNLIMITED
 from llmproxy_asgi.execution.attempt import Attempt
-from llmproxy_asgi.execution.spent import total
 from llmproxy_asgi.translators.assemble import fold
 from llmproxy_asgi.translators.base import Upstream, UpstreamRequest
 
@@ -213,7 +213,7 @@ class Continuation:
         return goes_on
 
     def _total(self, usage: Usage) -> Usage:
-        return total((self._spent, usage)) if self._rounds else usage
+        return sum_usage((self._spent, usage)) if self._rounds else usage
 
     def _ended(self, candidate: Candidate) -> Candidate:
         """A candidate that will not be gone on with, as the caller's protocol can say it."""

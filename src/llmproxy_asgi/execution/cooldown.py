@@ -1,16 +1,15 @@
-"""Cooldowns and circuits: what is left alone after failures, until when, and who may try it first again.
+"""Cooldowns and circuit breakers: what is avoided after failures, until when, and which attempt tries it first again.
 
-What cools down is a `Subject`: one model by one credential, a whole credential, or a whole upstream. Which of them a
-failure is about, and which of them a call needs, is decided in
-`target_cooldowns`.
+A `Subject` cools down: one model by one credential, a whole credential, or a whole upstream. `target_cooldowns` decides
+which of them a failure is about, and which of them a call needs.
 
 ::
 
-    closed ──FAILURES_BEFORE_REST in a row──▶ open (rests) ──time──▶ half open: one try ─┬─ it answers ─▶ closed
-       │                                                                                 └─ it fails ─▶ open, longer
-       └── its upstream asks for a wait ──▶ rests just so long, then closed
+    closed ──FAILURE_THRESHOLD in a row──▶ open (cools down) ──time──▶ half open: one attempt ─┬─ succeeds ─▶ closed
+       │                                                                                       └─ fails ─▶ open, longer
+       └── its upstream asks for a wait ──▶ cools down exactly as long, then closed
 
-Kept per process, beside the configuration, so that a reload does not forget it. Decides nothing about calls.
+Kept per process, beside the configuration, so that a reload keeps it. This module decides nothing about calls.
 """
 
 import threading
@@ -28,22 +27,22 @@ from llmproxy_asgi.errors import (
     UpstreamRefused,
 )
 
-MOST_MODELS = 10_000
-"""Pairs of a credential and a model that are remembered: models may be callers' text, so there must be a bound."""
-FAILURES_BEFORE_REST = 5
+MAX_MODELS = 10_000
+"""Pairs of a credential and a model that are remembered: callers may name any model, so there must be a bound."""
+FAILURE_THRESHOLD = 5
 """Consecutive failures of one subject, other than refusals, that begin a cooldown."""
-LONGEST_REST = 3600.0
-"""Seconds; whatever an upstream asks for beyond is cut."""
-LONGEST_CIRCUIT = 300.0
-"""Seconds that a circuit stays open however often its tries fail, unless the configured cooldown is longer."""
-QUOTA_REST = 600.0
-"""Seconds that a spent quota rests at least: no minute brings it back."""
-CHECKED = "health"
-"""The reason of a rest that a health check began."""
-_TICK = 0.001
-"""Seconds that a timer may ring too early: a rest that is over by then is over."""
-_PROBE_TIME = 120.0
-"""Seconds after which a try that nobody reported on no longer keeps others from trying."""
+MAX_COOLDOWN = 3600.0
+"""Seconds; a longer wait that an upstream asks for is shortened."""
+MAX_OPEN = 300.0
+"""Seconds that a circuit stays open however often its attempts fail, unless the configured cooldown is longer."""
+QUOTA_COOLDOWN = 600.0
+"""Seconds that an exceeded quota cools down at least: it doesn't return within minutes."""
+HEALTH_CHECK = "health"
+"""The reason of a cooldown that a health check began."""
+_TIMER_SLACK = 0.001
+"""Seconds that a timer may ring too early: a cooldown that ends within them has ended."""
+_PROBE_TIMEOUT = 120.0
+"""Seconds after which an attempt without a reported result no longer blocks other attempts."""
 
 
 class Subject(NamedTuple):
@@ -56,165 +55,165 @@ class Subject(NamedTuple):
     """The upstream's name; empty: every model."""
 
 
-class Rest(msgspec.Struct, frozen=True):
-    """A subject is left alone until then."""
+class Cooldown(msgspec.Struct, frozen=True):
+    """A pause of a subject after failures."""
 
     until: float
     asked: bool
     """Whether the upstream itself asked for the wait."""
     seconds: float = 0.0
-    """How long it was to be."""
+    """Its whole duration."""
     reason: str = ""
     """The kind of error that began it (`ErrorKind`)."""
     cause: str = ""
-    """Why, in one line for the operator, as `UpstreamError.reason`."""
+    """The cause in one line for the operator, as `UpstreamError.reason`."""
 
 
 class _Circuit(msgspec.Struct):
-    """What is known of one subject that has failed lately."""
+    """The state of one subject that has failed lately."""
 
     failures: int = 0
     opened: int = 0
-    """How often it opened without an answer between."""
-    rest: Rest | None = None
+    """How often it opened without a response between."""
+    cooldown: Cooldown | None = None
     probing_until: float | None = None
 
 
-Noticed = Callable[[Subject, Rest | None], None]
-"""Told what begins to cool down, or None in place of the rest: it is well again."""
+OnChange = Callable[[Subject, Cooldown | None], None]
+"""Receives a subject with the cooldown that begins, or with None when it has recovered."""
 
 
 class Cooldowns:
-    """What cools down.
+    """The cooldowns of all subjects.
 
     Args:
-        clock: What rests are measured with.
+        clock: Measures cooldowns.
 
     Attributes:
-        noticed: Who is told of every change; one at most.
+        known: What has failed lately. While this is empty, no cooldown needs to be looked up.
+        on_change: Receives every change.
     """
 
     def __init__(self, clock: Clock = SYSTEM) -> None:
         self._clock = clock
         self._circuits: dict[Subject, _Circuit] = {}
         self.known: Collection[Subject] = self._circuits.keys()
-        """What has failed lately. While this is empty, nothing need be asked."""
         self._models = 0
-        self._lock = threading.RLock()  # several threads may make calls, each on an event loop of its own
-        self.noticed: Noticed | None = None
+        self._lock = threading.RLock()  # several threads may make calls, each on its own event loop
+        self.on_change: OnChange | None = None
 
-    def resting(self, subject: Subject) -> Rest | None:
-        """The rest of a subject, if it may not be tried now: it has not ended, or somebody else tries just now."""
+    def active(self, subject: Subject) -> Cooldown | None:
+        """Return the cooldown because of which a subject may not be tried now: it lasts, or another attempt probes."""
         circuit = self._circuits.get(subject)
-        rest = circuit.rest if circuit is not None else None
-        if circuit is None or rest is None:
+        cooldown = circuit.cooldown if circuit is not None else None
+        if circuit is None or cooldown is None:
             return None
         now = self._clock.monotonic()
-        if rest.until > now + _TICK:
-            return rest
-        if rest.asked:
-            return None  # it said until when: from then on it is as any other
-        return rest if circuit.probing_until is not None and circuit.probing_until > now else None
+        if cooldown.until > now + _TIMER_SLACK:
+            return cooldown
+        if cooldown.asked:
+            return None  # the upstream named the end: after it there is nothing to probe
+        return cooldown if circuit.probing_until is not None and circuit.probing_until > now else None
 
-    def trying(self, subject: Subject) -> None:
-        """A try begins: while a circuit is half open, nobody else makes one until this is reported on."""
-        if self._circuits and (circuit := self._circuits.get(subject)) is not None and circuit.rest is not None:
-            circuit.probing_until = self._clock.monotonic() + _PROBE_TIME
+    def attempt_started(self, subject: Subject) -> None:
+        """Block other attempts on a half-open circuit until this attempt's result is reported."""
+        if self._circuits and (circuit := self._circuits.get(subject)) is not None and circuit.cooldown is not None:
+            circuit.probing_until = self._clock.monotonic() + _PROBE_TIMEOUT
 
-    def gave_up(self, subject: Subject) -> None:
-        """A try ended without telling anything about the upstream: its caller left, or it was never sent."""
+    def attempt_abandoned(self, subject: Subject) -> None:
+        """Report an attempt that shows nothing about the upstream: it was cancelled, or never sent."""
         if self._circuits and (circuit := self._circuits.get(subject)) is not None:
             circuit.probing_until = None
 
-    def seconds_left(self, rest: Rest) -> float:
-        """How long a rest still lasts."""
-        return max(0.0, rest.until - self._clock.monotonic())
+    def seconds_left(self, cooldown: Cooldown) -> float:
+        """Return the remaining seconds of a cooldown."""
+        return max(0.0, cooldown.until - self._clock.monotonic())
 
-    def answered(self, subject: Subject) -> None:
-        """An answer began: the circuit closes. What failed before is forgotten only when an answer ends well."""
-        if self._circuits and (circuit := self._circuits.get(subject)) is not None and circuit.rest is not None:
-            # Who was under way when it began to rest says nothing of how it is now, and does not shorten a wait.
-            is_tried = circuit.probing_until is not None and not circuit.rest.asked
-            if is_tried or circuit.rest.until <= self._clock.monotonic() + _TICK:
+    def response_started(self, subject: Subject) -> None:
+        """Close the circuit when a response begins. Failures are forgotten only when a response is complete."""
+        if self._circuits and (circuit := self._circuits.get(subject)) is not None and circuit.cooldown is not None:
+            # A call that began before the cooldown shows nothing about now, and doesn't shorten a wait.
+            is_probe = circuit.probing_until is not None and not circuit.cooldown.asked
+            if is_probe or circuit.cooldown.until <= self._clock.monotonic() + _TIMER_SLACK:
                 self._close(subject, circuit)
 
     def succeeded(self, subject: Subject) -> None:
-        """An answer ended well: whatever was counted is forgotten."""
+        """Forget the failures of a subject when a response is complete."""
         if self._circuits and (circuit := self._circuits.get(subject)) is not None:
-            self.answered(subject)
+            self.response_started(subject)
             circuit.failures = 0
-            if circuit.rest is None:
+            if circuit.cooldown is None:
                 self._forget(subject)
 
     def failed(self, subject: Subject, error: UpstreamError, cooldown: float) -> None:
-        """An attempt failed, before its first event or after.
+        """Count a failed attempt, before its first event or after.
 
         Args:
-            subject: What it was about.
-            error: How.
-            cooldown: Seconds to rest where the upstream names none; 0 switches rests off, but for what it asks.
+            subject: What the failure is about.
+            error: The failure.
+            cooldown: Seconds to cool down where the upstream names none; 0: only where it names some.
         """
         if isinstance(error, UpstreamRateLimited | UpstreamQuotaExceeded | UpstreamAuthFailed):
-            self._told_off(subject, error, cooldown)
+            self._cool_down_at_once(subject, error, cooldown)
         elif error.failover and not isinstance(error, UpstreamRefused):
-            self._broken(subject, error, cooldown)
+            self._count_failure(subject, error, cooldown)
         else:
-            self.answered(subject)  # a refusal of this request is an answer: somebody is there
+            self.response_started(subject)  # a refusal of this request shows that the upstream is available
 
     def found_down(self, subject: Subject, seconds: float) -> None:
-        """A check found that the upstream does not answer: it rests, if it does not already."""
+        """Begin a cooldown because a health check failed, unless another one lasts."""
         circuit = self._circuit(subject)
         now = self._clock.monotonic()
-        rest = circuit.rest
-        if rest is None or rest.reason == CHECKED or rest.until <= now:
-            circuit.rest = Rest(now + seconds, asked=False, seconds=seconds, reason=CHECKED)
-            if rest is None and self.noticed is not None:
-                self.noticed(subject, circuit.rest)
+        before = circuit.cooldown
+        if before is None or before.reason == HEALTH_CHECK or before.until <= now:
+            circuit.cooldown = Cooldown(now + seconds, asked=False, seconds=seconds, reason=HEALTH_CHECK)
+            if before is None and self.on_change is not None:
+                self.on_change(subject, circuit.cooldown)
 
     def found_up(self, subject: Subject) -> None:
-        """A check found that the upstream answers: a rest that a check began is over."""
+        """End a cooldown that a health check began, because a later check succeeded."""
         circuit = self._circuits.get(subject)
-        if circuit is not None and circuit.rest is not None and circuit.rest.reason == CHECKED:
+        if circuit is not None and circuit.cooldown is not None and circuit.cooldown.reason == HEALTH_CHECK:
             self._close(subject, circuit)
 
-    def all_resting(self) -> Iterator[tuple[Subject, Rest]]:
-        """Everything that cools down now, with its rest."""
+    def all_active(self) -> Iterator[tuple[Subject, Cooldown]]:
+        """Yield every subject that cools down now, with its cooldown."""
         now = self._clock.monotonic()
         for subject, circuit in list(self._circuits.items()):
-            if circuit.rest is not None and circuit.rest.until > now:
-                yield subject, circuit.rest
+            if circuit.cooldown is not None and circuit.cooldown.until > now:
+                yield subject, circuit.cooldown
 
-    def _told_off(self, subject: Subject, error: UpstreamError, cooldown: float) -> None:
+    def _cool_down_at_once(self, subject: Subject, error: UpstreamError, cooldown: float) -> None:
         if error.retry_after is not None:
-            self._rest(self._circuit(subject), subject, error, error.retry_after, asked=True)
+            self._cool_down(self._circuit(subject), subject, error, error.retry_after, asked=True)
         elif isinstance(error, UpstreamQuotaExceeded) and cooldown > 0:
-            self._rest(self._circuit(subject), subject, error, max(cooldown, QUOTA_REST), asked=False)
+            self._cool_down(self._circuit(subject), subject, error, max(cooldown, QUOTA_COOLDOWN), asked=False)
         else:
-            self._rest(self._circuit(subject), subject, error, cooldown, asked=False)
+            self._cool_down(self._circuit(subject), subject, error, cooldown, asked=False)
 
-    def _broken(self, subject: Subject, error: UpstreamError, cooldown: float) -> None:
+    def _count_failure(self, subject: Subject, error: UpstreamError, cooldown: float) -> None:
         circuit = self._circuit(subject)
         circuit.failures += 1
-        half_open = circuit.rest is not None and not circuit.rest.asked
-        if half_open or circuit.failures >= FAILURES_BEFORE_REST:
-            longest = max(LONGEST_CIRCUIT, cooldown)
+        half_open = circuit.cooldown is not None and not circuit.cooldown.asked
+        if half_open or circuit.failures >= FAILURE_THRESHOLD:
+            longest = max(MAX_OPEN, cooldown)
             seconds = min(longest, cooldown * 2 ** min(circuit.opened, 16))
-            # Those that were under way when it opened tell nothing new.
-            if circuit.rest is None or circuit.rest.until <= self._clock.monotonic():
+            # Attempts that began before it opened show nothing new.
+            if circuit.cooldown is None or circuit.cooldown.until <= self._clock.monotonic():
                 circuit.opened += 1
-                self._rest(circuit, subject, error, seconds, asked=False)
+                self._cool_down(circuit, subject, error, seconds, asked=False)
 
     def _close(self, subject: Subject, circuit: _Circuit) -> None:
-        circuit.rest = circuit.probing_until = None
+        circuit.cooldown = circuit.probing_until = None
         circuit.opened = 0
-        if self.noticed is not None:
-            self.noticed(subject, None)
+        if self.on_change is not None:
+            self.on_change(subject, None)
 
     def _circuit(self, subject: Subject) -> _Circuit:
         with self._lock:
             circuit = self._circuits.get(subject)
             if circuit is None:
-                if subject.model and self._models >= MOST_MODELS:
+                if subject.model and self._models >= MAX_MODELS:
                     self._forget(next(each for each in self._circuits if each.model))
                 self._models += bool(subject.model)
                 circuit = self._circuits[subject] = _Circuit()
@@ -230,11 +229,13 @@ class Cooldowns:
             if self._circuits.pop(subject, None) is not None:
                 self._models -= bool(subject.model)
 
-    def _rest(self, circuit: _Circuit, subject: Subject, error: UpstreamError, seconds: float, *, asked: bool) -> None:
+    def _cool_down(
+        self, circuit: _Circuit, subject: Subject, error: UpstreamError, seconds: float, *, asked: bool
+    ) -> None:
         circuit.probing_until = None
         if seconds <= 0:
             return
-        seconds = min(seconds, LONGEST_REST)
-        circuit.rest = Rest(self._clock.monotonic() + seconds, asked, seconds, error.kind.value, error.reason)
-        if self.noticed is not None:
-            self.noticed(subject, circuit.rest)
+        seconds = min(seconds, MAX_COOLDOWN)
+        circuit.cooldown = Cooldown(self._clock.monotonic() + seconds, asked, seconds, error.kind.value, error.reason)
+        if self.on_change is not None:
+            self.on_change(subject, circuit.cooldown)

@@ -135,7 +135,7 @@ class Counting:
 
     def _credentials(self, target: Target) -> list[Credential]:
         """Those that do not rest first."""
-        return sorted(target.provider.credentials, key=lambda each: self._cooldowns.resting(target, each) is not None)
+        return sorted(target.provider.credentials, key=lambda each: self._cooldowns.active(target, each) is not None)
 
 
 class _Question(Attempt):

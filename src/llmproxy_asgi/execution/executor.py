@@ -1,11 +1,10 @@
-"""Tries targets until one has something to say: the only place that retries, and the commit point.
+"""Tries targets until one responds: the only place that retries, and the commit point.
 
-Up to an attempt's first event (or its whole answer) any failure may be retried or taken to the next target, because
-nothing of it has reached the caller. After it nothing is retried any more. Three turns are looked for here and made
-elsewhere: a request refused for its reasoning goes once more without it (`reasoning`), an answer that its upstream
-pauses is gone on with for callers who cannot (`continuation`), and what a caller asks at once is asked one by one where
-the upstream takes it only so (`together`). Who may call, in which order targets come, and what is written to the
-caller, is decided elsewhere.
+Until an attempt's first event (or its whole response) any failure may be retried or failed over, because nothing of it
+has reached the caller. After it nothing is retried. Three special cases are recognized here and implemented elsewhere:
+a request that is refused for its reasoning is sent once more without it (`reasoning`), a response that its upstream
+pauses is continued for callers who can't (`continuation`), and several prompts are sent one by one to an upstream that
+takes only one (`fan_out`). Who may call, the order of targets, and what is written to the caller are decided elsewhere.
 """
 
 import itertools
@@ -32,11 +31,11 @@ from llmproxy_asgi.execution.admission_queue import UNLIMITED, Permit
 from llmproxy_asgi.execution.attempt import Attempt, Job
 from llmproxy_asgi.execution.budget import RetryBudgets
 from llmproxy_asgi.execution.continuation import Continuation, may_need
-from llmproxy_asgi.execution.cooldown import Rest
+from llmproxy_asgi.execution.cooldown import Cooldown
+from llmproxy_asgi.execution.fan_out import FanOutAttempt
 from llmproxy_asgi.execution.reasoning import without_reasoning
 from llmproxy_asgi.execution.retry import CREDENTIAL_BOUND, wait_before_retry
 from llmproxy_asgi.execution.target_cooldowns import TargetCooldowns
-from llmproxy_asgi.execution.together import Together
 from llmproxy_asgi.execution.tokens import size_of
 from llmproxy_asgi.facts import (
     NO_OBSERVERS,
@@ -58,41 +57,41 @@ from llmproxy_asgi.worker import Worker
 
 _WAITS = (UpstreamRateLimited, UpstreamQuotaExceeded)
 
-Opened: TypeAlias = Attempt | Continuation | Together
-"""What has begun, and is read and closed in the same way whatever it is."""
+Opened: TypeAlias = Attempt | Continuation | FanOutAttempt
+"""An open response; all are read and closed in the same way."""
 
-Seat: TypeAlias = tuple[Target, Credential]
-"""Where one call may go, and what would sign it there."""
+TargetCredential: TypeAlias = tuple[Target, Credential]
+"""Where a call may be sent, and with which credential."""
 
 
-class Candidate(msgspec.Struct, frozen=True):
-    """A target, and the credentials that it may be tried with, in order."""
+class EligibleTarget(msgspec.Struct, frozen=True):
+    """A target, and the credentials to try it with, in order."""
 
     target: Target
     credentials: Sequence[Credential]
     forced: bool = False
-    """Whether it is tried although it rests, because nothing else is left."""
+    """Whether it is tried although it cools down, because no other target is left."""
 
 
-class _PassedOver(Exception):
-    """None of a target's credentials can be tried: they rest, or they are full. Never leaves the executor."""
+class _NoCredential(Exception):
+    """No credential of a target can be used: they cool down or are at their limits. Never leaves the executor."""
 
 
 class Executor:
     """Begins attempts.
 
     Args:
-        pools: The connection pool of a provider.
-        cooldowns: What is left alone for now.
-        budgets: How much may be tried again.
-        admission: What targets still take; None: as much as there is.
-        largest_answer: Bytes that a whole answer may have.
-        largest_stream: Bytes that all of a stream may have.
-        observers: Who wants to know.
-        heard: Told how long a target (by its name) took to its first event, in seconds; None: nobody asks.
-        clock: Told the time by, and slept with.
-        worker: Where large requests and answers are read and written.
-        draw: Where jitter comes from.
+        pools: Returns a provider's connection pool.
+        cooldowns: What is avoided for now.
+        budgets: How many retries are allowed.
+        admission: The capacity of targets; None: unlimited.
+        largest_answer: The maximum size of a whole response, in bytes.
+        largest_stream: The maximum size of a stream, in bytes.
+        observers: Receive facts.
+        on_first_event: Receives a target's name and its seconds to the first event; None: no strategy needs them.
+        clock: Measures time, and sleeps.
+        worker: Reads and writes large requests and responses.
+        draw: The source of jitter.
     """
 
     def __init__(
@@ -105,7 +104,7 @@ class Executor:
         budgets: RetryBudgets | None = None,
         admission: TargetAdmission | None = None,
         observers: Observers = NO_OBSERVERS,
-        heard: Callable[[str, float], None] | None = None,
+        on_first_event: Callable[[str, float], None] | None = None,
         clock: Clock = SYSTEM,
         worker: Worker | None = None,
         draw: random.Random | None = None,
@@ -117,44 +116,44 @@ class Executor:
         self._largest_answer = largest_answer
         self._largest_stream = largest_stream
         self._observers = observers
-        self._heard = heard
+        self._on_first_event = on_first_event
         self._clock = clock
         self._worker = worker or Worker()
         self._draw = draw or random.Random()  # noqa: S311  jitter, not secrets
-        self._turn = itertools.count()
+        self._rotation = itertools.count()
 
     async def begin(self, job: Job, targets: Sequence[Target], *, prefer: str | None = None) -> Opened:
-        """The first attempt that has something to say. The caller closes it.
+        """Return the first attempt that responds. The caller closes it.
 
         Args:
-            job: What is to be done.
+            job: The request.
             targets: Best first; not empty.
             prefer: The fingerprint of the credential to begin with, where a target has it.
 
         Raises:
-            UpstreamError: Every target failed; this is how the last one did.
-            BadRequest: No target can express the request, or the request itself is broken.
-            RateLimited: Those that could take it are full, and were for as long as a call may wait.
-            Unavailable: As before, but time alone makes no room.
+            UpstreamError: Every target failed; this is the failure of the last one.
+            BadRequest: No target can express the request, or the request itself is invalid.
+            RateLimited: The targets that could serve it are at their limits, as long as a call may wait.
+            Unavailable: Likewise, and time alone adds no capacity.
         """
         failures: list[UpstreamError] = []
-        unfit: Unsupported | None = None
-        full: list[Seat] = []
-        # One that cannot be spoken to for this caller must not stand in for a fit one that rests.
-        fit = supporting(targets, job.protocol)
+        unsupported: Unsupported | None = None
+        full: list[TargetCredential] = []
+        # A target without a route for this caller must not be forced in place of a supporting one that cools down.
+        supported = supporting(targets, job.protocol)
         try:
-            for candidate in self._candidates(fit, prefer, job.context):
-                self._tell(job.context, "failover")
+            for eligible in self._eligible(supported, prefer, job.context):
+                self._notify_failures(job.context, "failover")
                 try:
                     try:
-                        return await self._on_target(job, candidate, full)
+                        return await self._try_target(job, eligible, full)
                     except Unsupported as error:
-                        return await self._another_way(job, candidate, full, error)
-                except _PassedOver:
+                        return await self._try_protocols(job, eligible, full, error)
+                except _NoCredential:
                     continue
                 except Unsupported as error:
-                    unfit = unfit or in_callers_terms(error, translator(job.protocol).inbound.spelling)
-                    step = Step(candidate.target.name, "skipped", "unfit", param=error.param)
+                    unsupported = unsupported or in_callers_terms(error, translator(job.protocol).inbound.spelling)
+                    step = Step(eligible.target.name, "skipped", "unfit", param=error.param)
                     job.context.steps.append(step)
                 except UpstreamError as error:
                     failures.append(error)
@@ -162,40 +161,40 @@ class Executor:
                         break
             else:
                 if full:
-                    return await self._in_line(job, full, failures, unfit)
+                    return await self._wait_then_try(job, full, failures, unsupported)
         finally:
-            self._tell(job.context, "give_up")
-        raise _verdict(failures) or unfit or _nobody()
+            self._notify_failures(job.context, "give_up")
+        raise _final_error(failures) or unsupported or _no_upstream()
 
     @property
     def counts_tokens(self) -> bool:
-        """Whether any target minds how many tokens a call is (`Job.tokens`)."""
+        """Whether any target limits the tokens of a call (`Job.tokens`)."""
         return self._admission is not None and self._admission.counts_tokens
 
-    async def _in_line(
+    async def _wait_then_try(
         self,
         job: Job,
-        full: list[Seat],
+        full: list[TargetCredential],
         failures: list[UpstreamError],
-        unfit: Unsupported | None,
+        unsupported: Unsupported | None,
     ) -> Opened:
-        """On the full ones, in the order in which they let the call in; as far as it may go on, and as `begin` does."""
-        rests: list[Rest] = []
+        """Try the targets at their limits in the order in which they admit the call; otherwise as `begin`."""
+        cooldowns: list[Cooldown] = []
         while full:
-            target, credential, permit = await self._when_there_is_room(job, full, failures)
-            full = [each for each in full if each != (target, credential)]  # one fewer each time: this ends
-            if (rest := self._cooldowns.resting(target, credential)) is not None:
-                permit.cancel()  # others were sent away from there meanwhile
-                rests.append(rest)
+            target, credential, permit = await self._acquire(job, full, failures)
+            full = [each for each in full if each != (target, credential)]  # one fewer each time, so the loop ends
+            if (cooldown := self._cooldowns.active(target, credential)) is not None:
+                permit.cancel()  # it began to cool down while the call waited
+                cooldowns.append(cooldown)
                 job.context.steps.append(Step(target.name, "skipped", "resting"))
                 continue
-            candidate = Candidate(target, [credential, *(each[1] for each in full if each[0] is target)])
+            eligible = EligibleTarget(target, [credential, *(each[1] for each in full if each[0] is target)])
             elsewhere = [each for each in full if each[0] is not target]
             try:
-                return await self._on_target(job, candidate, [], first=(credential, permit))
+                return await self._try_target(job, eligible, [], first=(credential, permit))
             except Unsupported as error:
                 full = elsewhere
-                unfit = unfit or in_callers_terms(error, translator(job.protocol).inbound.spelling)
+                unsupported = unsupported or in_callers_terms(error, translator(job.protocol).inbound.spelling)
                 if (other := target.next_protocol(job.protocol)) is not None:
                     full.append((other, credential))
             except UpstreamError as error:
@@ -204,102 +203,111 @@ class Executor:
                     break
                 if not isinstance(error, CREDENTIAL_BOUND):
                     full = elsewhere
-        raise _verdict(failures) or unfit or self._pause(rests)
+        raise _final_error(failures) or unsupported or self._cooldown_error(cooldowns)
 
-    async def _when_there_is_room(
-        self, job: Job, full: Sequence[Seat], failures: Sequence[UpstreamError]
+    async def _acquire(
+        self, job: Job, full: Sequence[TargetCredential], failures: Sequence[UpstreamError]
     ) -> tuple[Target, Credential, Permit]:
-        """The first of the full ones that lets the call in."""
-        assert self._admission is not None, "only limits make anything full"
+        """Wait for the first of the full targets that admits the call."""
+        assert self._admission is not None, "only limits make a target full"
         since = self._clock.monotonic()
         provider, admitted = full[0][0].provider.name, False
         try:
             target, credential, permit = await self._admission.wait(full, job.tokens)
             provider, admitted = target.provider.name, True
         except (RateLimited, Unavailable) as error:
-            raise _verdict(failures) or error from None
+            raise _final_error(failures) or error from None
         finally:
             seconds = self._clock.monotonic() - since
             job.context.queue_seconds += seconds
             if self._observers.listening:
                 left = QueueLeft(call=job.context.call, provider=provider, seconds=seconds, admitted=admitted)
                 self._observers.notice(left)
-        self._tell(job.context, "failover")
+        self._notify_failures(job.context, "failover")
         return target, credential, permit
 
-    async def _another_way(self, job: Job, candidate: Candidate, full: list[Seat], unfit: Unsupported) -> Opened:
-        """In the first of the upstream's other protocols that can express the request.
+    async def _try_protocols(
+        self, job: Job, eligible: EligibleTarget, full: list[TargetCredential], unsupported: Unsupported
+    ) -> Opened:
+        """Try the upstream's other protocols, until one can express the request.
 
         Args:
-            job: What is to be done.
-            candidate: Where.
-            full: As in `_on_target`.
-            unfit: Why it could not be expressed before; raised where it cannot be in any other, either.
+            job: The request.
+            eligible: The target.
+            full: As in `_try_target`.
+            unsupported: Why the first protocol can't express it; raised if no other can, either.
         """
-        other = candidate.target.next_protocol(job.protocol)
+        other = eligible.target.next_protocol(job.protocol)
         while other is not None:
             try:
-                return await self._on_target(job, msgspec.structs.replace(candidate, target=other), full)
+                return await self._try_target(job, msgspec.structs.replace(eligible, target=other), full)
             except Unsupported:
                 other = other.next_protocol(job.protocol)
-        raise unfit
+        raise unsupported
 
-    async def _on_target(
-        self, job: Job, candidate: Candidate, full: list[Seat], *, first: tuple[Credential, Permit] | None = None
+    async def _try_target(
+        self,
+        job: Job,
+        eligible: EligibleTarget,
+        full: list[TargetCredential],
+        *,
+        first: tuple[Credential, Permit] | None = None,
     ) -> Opened:
-        """As often as it may be tried, with each of its credentials in turn.
+        """Try a target as often as its retries allow, with each of its credentials in turn.
 
         Args:
-            job: What is to be done.
-            candidate: Where.
-            full: Takes those that are full.
-            first: The credential to begin with, and the room that was waited for.
+            job: The request.
+            eligible: The target.
+            full: Receives the credentials that are at their limits.
+            first: The credential to begin with, and the permit that was waited for.
         """
-        target = candidate.target
+        target = eligible.target
         retry = target.provider.config.retry
         budget = self._budgets.of(target.provider.name)
         failure: UpstreamError | None = None
-        places = self._places(candidate, job, full)
-        for tried, (credential, permit) in enumerate(places if first is None else itertools.chain([first], places), 1):
+        usable = self._usable_credentials(eligible, job, full)
+        for tried, (credential, permit) in enumerate(usable if first is None else itertools.chain([first], usable), 1):
             if tried == 1:
-                budget.tried()
+                budget.first_attempt()
             try:
                 return await self._with_permit(job, target, credential, permit)
             except UpstreamError as error:
                 failure = error
-                if isinstance(error, CREDENTIAL_BOUND) and tried < min(len(candidate.credentials), retry.attempts):
+                if isinstance(error, CREDENTIAL_BOUND) and tried < min(len(eligible.credentials), retry.attempts):
                     wait: float | None = 0.0
                 else:
                     wait = wait_before_retry(error, retry, tried=tried, draw=self._draw)
-                if wait is None or candidate.forced or not self._is_awake(candidate, wait) or not budget.may_retry():
+                if wait is None or eligible.forced or not self._is_ready_in(eligible, wait) or not budget.try_retry():
                     raise
-            self._tell(job.context, "retry", wait)
+            self._notify_failures(job.context, "retry", wait)
             if wait:
                 await self._clock.sleep(wait)
-        raise failure or _PassedOver
+        raise failure or _NoCredential
 
-    def _is_awake(self, candidate: Candidate, wait: float) -> bool:
-        """Whether one of its credentials does not rest after a wait: else nobody need wait for it."""
-        rests = [self._cooldowns.resting(candidate.target, each) for each in candidate.credentials]
-        return any(rest is None or self._cooldowns.seconds_left(rest) <= wait for rest in rests)
+    def _is_ready_in(self, eligible: EligibleTarget, wait: float) -> bool:
+        """Return whether one of its credentials is out of cooldown after a wait; else the wait would be in vain."""
+        active = [self._cooldowns.active(eligible.target, each) for each in eligible.credentials]
+        return any(each is None or self._cooldowns.seconds_left(each) <= wait for each in active)
 
-    def _places(self, candidate: Candidate, job: Job, full: list[Seat]) -> Iterator[tuple[Credential, Permit]]:
-        """In turn, for ever, as long as one of them neither rests nor is full. Those that are full are noted down."""
-        target, context = candidate.target, job.context
+    def _usable_credentials(
+        self, eligible: EligibleTarget, job: Job, full: list[TargetCredential]
+    ) -> Iterator[tuple[Credential, Permit]]:
+        """Yield credentials in turn, endlessly, while one is neither cooling down nor at its limit."""
+        target, context = eligible.target, job.context
         while True:
             why = "resting"
             found = False
-            for credential in candidate.credentials:
-                if not candidate.forced and self._cooldowns.resting(target, credential) is not None:
+            for credential in eligible.credentials:
+                if not eligible.forced and self._cooldowns.active(target, credential) is not None:
                     continue
                 permit = UNLIMITED
                 if self._admission is not None:
-                    room = self._admission.try_admit(target, credential, job.tokens)
-                    if room is None:
+                    admitted = self._admission.try_admit(target, credential, job.tokens)
+                    if admitted is None:
                         why = "full"
                         full.append((target, credential))
                         continue
-                    permit = room
+                    permit = admitted
                 found = True
                 yield credential, permit
             if not found:
@@ -309,9 +317,9 @@ class Executor:
     async def _with_permit(self, job: Job, target: Target, credential: Credential, permit: Permit) -> Opened:
         try:
             if job.request.is_batch and target.route(job.protocol).outbound.protocol != job.protocol:
-                opened: Opened = await self._together(job, target, credential)
+                opened: Opened = await self._fan_out(job, target, credential)
             else:
-                opened = await self._once(job, target, credential)
+                opened = await self._attempt(job, target, credential)
         except UpstreamError:
             permit.settle(0)
             permit.release()
@@ -321,50 +329,50 @@ class Executor:
             raise
         except BaseException:
             if permit.counts_tokens:
-                permit.settle(size_of(job).input)  # all that is known: its caller left before anything came
+                permit.settle(size_of(job).input)  # all that is known: it was cancelled before a response began
             permit.release()
             raise
         opened.permit = permit
         return opened
 
-    async def _once(self, job: Job, target: Target, credential: Credential) -> Attempt | Continuation:
+    async def _attempt(self, job: Job, target: Target, credential: Credential) -> Attempt | Continuation:
         run = self._worker.run
         attempt = await run(Attempt, job, target, credential) if job.heavy else Attempt(job, target, credential)
         try:
-            await self._begun(attempt)
-        except UpstreamRefused as refusal:
-            bare = await run(without_reasoning, attempt, refusal) if job.heavy else without_reasoning(attempt, refusal)
+            await self._begin(attempt)
+        except UpstreamRefused as error:
+            bare = await run(without_reasoning, attempt, error) if job.heavy else without_reasoning(attempt, error)
             if bare is None:
                 raise
-            self._tell(job.context, "retry")
-            attempt = await self._begun(bare)
-        return await self._in_rounds(attempt) if may_need(attempt) else attempt
+            self._notify_failures(job.context, "retry")
+            attempt = await self._begin(bare)
+        return await self._continue(attempt) if may_need(attempt) else attempt
 
-    async def _together(self, job: Job, target: Target, credential: Credential) -> Together:
-        """What was asked at once, one by one; no stream: all of it is there."""
+    async def _fan_out(self, job: Job, target: Target, credential: Credential) -> FanOutAttempt:
+        """Send several prompts one by one; unstreamed, every response is complete on return."""
         admission = self._admission
-        made = partial(
-            Together,
+        make = partial(
+            FanOutAttempt,
             job,
             target,
             credential,
-            begin=lambda one: self._once(one, target, credential),
-            # Tokens were set aside for all of them together.
-            one_more=lambda: UNLIMITED if admission is None else admission.try_admit(target, credential, 0),
+            begin=lambda one: self._attempt(one, target, credential),
+            # The tokens of all of them are reserved already.
+            try_admit=lambda: UNLIMITED if admission is None else admission.try_admit(target, credential, 0),
         )
-        together = await self._worker.run(made) if job.heavy else made()
+        fan_out = await self._worker.run(make) if job.heavy else make()
         try:
-            await together.begin()
+            await fan_out.begin()
         except BaseException:
-            await together.close()
+            await fan_out.close()
             raise
-        return together
+        return fan_out
 
-    async def _in_rounds(self, attempt: Attempt) -> Continuation:
-        """An answer that may take several rounds; they are over already where no stream is wanted."""
+    async def _continue(self, attempt: Attempt) -> Continuation:
+        """Return a response that may take several rounds; unstreamed, all of them are complete on return."""
 
         async def next_round(upstream_request: UpstreamRequest) -> Attempt:
-            return await self._begun(
+            return await self._begin(
                 Attempt(attempt.job, attempt.target, attempt.credential, upstream_request=upstream_request)
             )
 
@@ -376,51 +384,51 @@ class Executor:
             raise
         return continuation
 
-    async def _begun(self, attempt: Attempt) -> Attempt:
-        """Begin it, and take note of how that went; closed where it failed."""
+    async def _begin(self, attempt: Attempt) -> Attempt:
+        """Begin an attempt and record its result; a failed attempt is closed."""
         target, credential, context = attempt.target, attempt.credential, attempt.job.context
         number = context.next_attempt()
         if self._observers.wants_starts:
             self._observers.notice(_began(attempt, number))
-        self._cooldowns.trying(target, credential)
+        self._cooldowns.attempt_started(target, credential)
         largest = self._largest_stream if attempt.job.stream else self._largest_answer
         since = self._clock.monotonic()
         try:
             await attempt.begin(self._pools(target.provider), largest=largest, worker=self._worker)
         except BaseException as error:
             if isinstance(error, UpstreamError):
-                self._note_failure(attempt, error, number, self._clock.monotonic() - since)
+                self._record_failure(attempt, error, number, self._clock.monotonic() - since)
             else:
-                self._cooldowns.gave_up(target, credential)
+                self._cooldowns.attempt_abandoned(target, credential)
             await attempt.close()
             raise
         seconds = self._clock.monotonic() - since
         context.steps.append(Step(target.name, "served", seconds=round(seconds, 3)))
-        if self._heard is not None:
-            self._heard(target.name, seconds)
+        if self._on_first_event is not None:
+            self._on_first_event(target.name, seconds)
         if attempt.ended:
             self._cooldowns.succeeded(target, credential)
         else:
-            self._cooldowns.answered(target, credential)
-            attempt.over = self._at_the_end(target, credential)
+            self._cooldowns.response_started(target, credential)
+            attempt.on_end = self._stream_recorder(target, credential)
         return attempt
 
-    def _at_the_end(self, target: Target, credential: Credential) -> Callable[[UpstreamError | None], None]:
-        """What is done when a stream that has begun ends: breaking off in the middle is a failure like any other."""
+    def _stream_recorder(self, target: Target, credential: Credential) -> Callable[[UpstreamError | None], None]:
+        """Return what records the end of a stream: one that breaks off is a failure like any other."""
 
-        def over(failure: UpstreamError | None) -> None:
+        def record_end(failure: UpstreamError | None) -> None:
             if failure is None:
                 self._cooldowns.succeeded(target, credential)
             else:
                 failure.provider = target.provider.name
-                self._count(target, credential, failure)
+                self._count_failure(target, credential, failure)
 
-        return over
+        return record_end
 
-    def _note_failure(self, attempt: Attempt, error: UpstreamError, number: int, seconds: float) -> None:
+    def _record_failure(self, attempt: Attempt, error: UpstreamError, number: int, seconds: float) -> None:
         provider, credential = attempt.target.provider, attempt.credential
         error.provider = provider.name
-        self._count(attempt.target, credential, error)
+        self._count_failure(attempt.target, credential, error)
         step = Step(
             attempt.target.name,
             "failed",
@@ -447,77 +455,82 @@ class Executor:
             )
             attempt.job.context.pending_failures.append(failed)
 
-    def _count(self, target: Target, credential: Credential, error: UpstreamError) -> None:
-        """Count a failure against what it is about, unless it says nothing of the upstream."""
+    def _count_failure(self, target: Target, credential: Credential, error: UpstreamError) -> None:
+        """Count a failure for cooldowns, unless it shows nothing about the upstream."""
         if error.blames_upstream:
             self._cooldowns.failed(target, credential, error, target.provider.config.cooldown)
         else:
-            self._cooldowns.gave_up(target, credential)
+            self._cooldowns.attempt_abandoned(target, credential)
 
-    def _tell(self, context: CallContext, next_action: NextAction, wait: float = 0.0) -> None:
-        """Tell of the failures of which it is decided now what follows."""
+    def _notify_failures(self, context: CallContext, next_action: NextAction, wait: float = 0.0) -> None:
+        """Notify observers of the failures whose next action is decided now."""
         if context.pending_failures:
             pending_failures, context.pending_failures = context.pending_failures, []
             for failed in pending_failures:
                 self._observers.notice(msgspec.structs.replace(failed, next_action=next_action, wait=wait))
 
-    def _candidates(self, targets: Sequence[Target], prefer: str | None, context: CallContext) -> Sequence[Candidate]:
-        """Targets with the credentials that do not rest; if all rest, the one that the contract says may be tried.
+    def _eligible(
+        self, targets: Sequence[Target], prefer: str | None, context: CallContext
+    ) -> Sequence[EligibleTarget]:
+        """Return targets with the credentials out of cooldown; if there are none, the one that may be forced.
 
         Raises:
-            UpstreamRateLimited: All rest because their upstreams asked for it.
+            UpstreamRateLimited: All cool down because their upstreams asked for it.
         """
-        turn = next(self._turn)
+        rotation = next(self._rotation)
         if not self._cooldowns.known:
-            return [Candidate(target, _in_turn(target.provider.credentials, turn, prefer)) for target in targets]
-        ready: list[Candidate] = []
-        resting: list[tuple[Rest, Target, Credential]] = []
+            return [
+                EligibleTarget(target, _rotated(target.provider.credentials, rotation, prefer)) for target in targets
+            ]
+        eligible: list[EligibleTarget] = []
+        cooling: list[tuple[Cooldown, Target, Credential]] = []
         for target in targets:
-            awake = []
-            rests = []
-            for credential in _in_turn(target.provider.credentials, turn, prefer):
-                rest = self._cooldowns.resting(target, credential)
-                if rest is None:
-                    awake.append(credential)
+            ready = []
+            not_ready = []
+            for credential in _rotated(target.provider.credentials, rotation, prefer):
+                cooldown = self._cooldowns.active(target, credential)
+                if cooldown is None:
+                    ready.append(credential)
                 else:
-                    rests.append((rest, target, credential))
-            if awake:
-                ready.append(Candidate(target, awake))
+                    not_ready.append((cooldown, target, credential))
+            if ready:
+                eligible.append(EligibleTarget(target, ready))
             else:
-                seconds = min(self._cooldowns.seconds_left(rest) for rest, _, _ in rests)
+                seconds = min(self._cooldowns.seconds_left(cooldown) for cooldown, _, _ in not_ready)
                 context.steps.append(Step(target.name, "skipped", "resting", seconds=round(seconds, 3)))
-            resting += rests
-        return ready or [self._nearest(resting)]
+            cooling += not_ready
+        return eligible or [self._forced(cooling)]
 
-    def _nearest(self, resting: list[tuple[Rest, Target, Credential]]) -> Candidate:
-        unasked = [entry for entry in resting if not entry[0].asked]
-        if unasked:
-            _, target, credential = min(unasked, key=lambda entry: entry[0].until)
-            return Candidate(target, [credential], forced=True)
-        raise self._pause([rest for rest, _, _ in resting])
+    def _forced(self, cooling: list[tuple[Cooldown, Target, Credential]]) -> EligibleTarget:
+        """Return the target to force: the one whose cooldown ends first, among those that no upstream asked for."""
+        not_asked = [entry for entry in cooling if not entry[0].asked]
+        if not_asked:
+            _, target, credential = min(not_asked, key=lambda entry: entry[0].until)
+            return EligibleTarget(target, [credential], forced=True)
+        raise self._cooldown_error([cooldown for cooldown, _, _ in cooling])
 
-    def _pause(self, rests: Sequence[Rest]) -> GatewayError:
-        """What a caller is told for whom nothing is left but what rests."""
-        if not rests:
-            return _nobody()
-        wait = min(map(self._cooldowns.seconds_left, rests))
-        if all(rest.asked for rest in rests):
+    def _cooldown_error(self, cooldowns: Sequence[Cooldown]) -> GatewayError:
+        """Return the error of a call for which only targets in cooldown are left."""
+        if not cooldowns:
+            return _no_upstream()
+        wait = min(map(self._cooldowns.seconds_left, cooldowns))
+        if all(cooldown.asked for cooldown in cooldowns):
             asked = f"Every upstream of this model has asked for a pause. Try again in {format_wait(wait)}."
             return UpstreamRateLimited(asked, retry_after=wait)
         return Unavailable("No upstream can serve this model now: try again later.", retry_after=wait)
 
 
-def _in_turn(credentials: Sequence[Credential], turn: int, prefer: str | None) -> Sequence[Credential]:
+def _rotated(credentials: Sequence[Credential], rotation: int, prefer: str | None) -> Sequence[Credential]:
     if len(credentials) == 1:
         return credentials
-    start = turn % len(credentials)
+    start = rotation % len(credentials)
     if prefer is not None:
         start = next((at for at, each in enumerate(credentials) if each.fingerprint == prefer), start)
     return [*credentials[start:], *credentials[:start]]
 
 
-def _verdict(failures: Sequence[UpstreamError]) -> UpstreamError | None:
-    """What the caller is told: how the last target failed; after waits alone, the shortest one."""
+def _final_error(failures: Sequence[UpstreamError]) -> UpstreamError | None:
+    """Return the failure to raise: of the last target; if all asked for a wait, the one with the shortest."""
     if not failures:
         return None
     last = failures[-1]
@@ -527,7 +540,7 @@ def _verdict(failures: Sequence[UpstreamError]) -> UpstreamError | None:
     return last
 
 
-def _nobody() -> Unavailable:
+def _no_upstream() -> Unavailable:
     return Unavailable("No upstream can serve this model now: try again later.")
 
 

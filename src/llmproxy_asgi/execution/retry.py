@@ -1,4 +1,4 @@
-"""How long to wait before the next try on one target, and whether there is one."""
+"""The wait before a retry on the same target, and whether there is a retry."""
 
 import random
 
@@ -6,28 +6,28 @@ from llmproxy_asgi.errors import UpstreamAuthFailed, UpstreamError, UpstreamQuot
 from llmproxy_asgi.settings import Retry
 
 CREDENTIAL_BOUND = (UpstreamRateLimited, UpstreamQuotaExceeded, UpstreamAuthFailed)
-"""Failures that another credential of the same provider need not share."""
-LONGEST_BACKOFF = 8.0
+"""Failures that another credential of the same provider may not have."""
+MAX_BACKOFF = 8.0
 """Seconds."""
-LONGEST_ASKED_WAIT = 5.0
-"""Seconds that we wait ourselves where the upstream asks; beyond, the caller is told instead."""
-_SETTLED = frozenset({*range(300, 400), 501, 505})
-"""What an upstream answers alike however often it is asked: go elsewhere, and cannot."""
+MAX_RETRY_AFTER = 5.0
+"""Seconds of a wait that the upstream asks for and the gateway waits itself; longer ones are passed to the caller."""
+_PERMANENT = frozenset({*range(300, 400), 501, 505})
+"""Statuses that a retry does not change: redirects, and methods or versions that the upstream lacks."""
 
 
 def wait_before_retry(error: UpstreamError, retry: Retry, *, tried: int, draw: random.Random) -> float | None:
-    """Seconds to wait before another try on the same target; None: there is none.
+    """Return the seconds to wait before a retry on the same target; None: there is no retry.
 
-    Capped exponential backoff with full jitter; what the upstream asks for is obeyed where it is short.
+    Capped exponential backoff with full jitter; a wait that the upstream asks for is obeyed where it is short.
 
     Args:
-        error: How the last try ended.
+        error: The failure of the last attempt.
         retry: As configured.
-        tried: How many tries there were on this target.
-        draw: Where the jitter comes from.
+        tried: The number of attempts on this target.
+        draw: The source of jitter.
     """
-    if not error.retryable or tried >= retry.attempts or error.upstream_status in _SETTLED:
+    if not error.retryable or tried >= retry.attempts or error.upstream_status in _PERMANENT:
         return None
     if error.retry_after is not None:
-        return error.retry_after if error.retry_after <= LONGEST_ASKED_WAIT else None
-    return draw.uniform(0.0, min(LONGEST_BACKOFF, retry.backoff * 2 ** (tried - 1)))
+        return error.retry_after if error.retry_after <= MAX_RETRY_AFTER else None
+    return draw.uniform(0.0, min(MAX_BACKOFF, retry.backoff * 2 ** (tried - 1)))

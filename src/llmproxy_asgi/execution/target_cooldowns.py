@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 from llmproxy_asgi.clock import SYSTEM, Clock
 from llmproxy_asgi.errors import UpstreamError, UpstreamRefused
-from llmproxy_asgi.execution.cooldown import Cooldowns, Noticed, Rest, Subject
+from llmproxy_asgi.execution.cooldown import Cooldown, Cooldowns, OnChange, Subject
 from llmproxy_asgi.providers.base import Credential
 from llmproxy_asgi.providers.target import Target
 
@@ -25,117 +25,117 @@ class TargetCooldowns:
     Kept per process, beside the configuration, so that a reload does not forget them.
 
     Args:
-        clock: What cooldowns are measured with.
-        noticed: Told of every change.
+        clock: Measures cooldowns.
+        on_change: Receives every change.
     """
 
-    def __init__(self, clock: Clock = SYSTEM, *, noticed: Noticed | None = None) -> None:
+    def __init__(self, clock: Clock = SYSTEM, *, on_change: OnChange | None = None) -> None:
         self._cooldowns = Cooldowns(clock)
         self.known = self._cooldowns.known
-        """What has failed lately, as `Cooldowns.known`."""
-        self._cooldowns.noticed = noticed
+        """As `Cooldowns.known`."""
+        self._cooldowns.on_change = on_change
 
     @property
-    def nothing_known(self) -> bool:
+    def is_empty(self) -> bool:
         """Whether nothing has failed lately."""
         return not self.known
 
-    def resting(self, target: Target, credential: Credential) -> Rest | None:
-        """What keeps a target from being tried with a credential now; None: nothing does.
+    def active(self, target: Target, credential: Credential) -> Cooldown | None:
+        """Return the cooldown because of which a target may not be tried with a credential now; None: there is none.
 
-        Where several things cool down, the one that ends last. If an upstream asked for one of them, all of it counts
-        as asked for: nobody may try before.
+        Of several cooldowns, the one that ends last. If an upstream asked for one of them, the result counts as asked
+        for, because the target may not be tried before its end.
         """
         if not self.known:
             return None
         cooldowns = self._cooldowns
-        rests = [rest for each in _subjects(target, credential) if (rest := cooldowns.resting(each)) is not None]
-        if len(rests) < 2:
-            return rests[0] if rests else None
-        last = max(rests, key=lambda rest: rest.until)
-        asked = any(rest.asked for rest in rests)
-        return Rest(last.until, asked=asked, seconds=last.seconds, reason=last.reason)
+        active = [found for each in _subjects(target, credential) if (found := cooldowns.active(each)) is not None]
+        if len(active) < 2:
+            return active[0] if active else None
+        last = max(active, key=lambda each: each.until)
+        asked = any(each.asked for each in active)
+        return Cooldown(last.until, asked=asked, seconds=last.seconds, reason=last.reason)
 
     def is_ready(self, target: Target) -> bool:
-        """Whether a target could be tried now with one of its credentials."""
+        """Return whether a target can be tried now with one of its credentials."""
         return not self.known or any(
-            self.resting(target, credential) is None for credential in target.provider.credentials
+            self.active(target, credential) is None for credential in target.provider.credentials
         )
 
-    def seconds_left(self, rest: Rest) -> float:
-        """How long a rest still lasts."""
-        return self._cooldowns.seconds_left(rest)
+    def seconds_left(self, cooldown: Cooldown) -> float:
+        """Return the remaining seconds of a cooldown."""
+        return self._cooldowns.seconds_left(cooldown)
 
-    def trying(self, target: Target, credential: Credential) -> None:
-        """A try begins: nobody else makes one where a circuit is half open until this one has been reported on."""
+    def attempt_started(self, target: Target, credential: Credential) -> None:
+        """Block other attempts on half-open circuits until this attempt's result is reported."""
         if self.known:
             for subject in _subjects(target, credential):
-                self._cooldowns.trying(subject)
+                self._cooldowns.attempt_started(subject)
 
-    def gave_up(self, target: Target, credential: Credential) -> None:
-        """A try ended without telling anything about the upstream: its caller left, or it was never sent."""
+    def attempt_abandoned(self, target: Target, credential: Credential) -> None:
+        """Report an attempt that shows nothing about the upstream: it was cancelled, or never sent."""
         if self.known:
             for subject in _subjects(target, credential):
-                self._cooldowns.gave_up(subject)
+                self._cooldowns.attempt_abandoned(subject)
 
-    def answered(self, target: Target, credential: Credential) -> None:
-        """An answer began: circuits close. What failed before is forgotten only when an answer ends well."""
+    def response_started(self, target: Target, credential: Credential) -> None:
+        """Close circuits when a response begins. Failures are forgotten only when a response is complete."""
         if self.known:
             upstream, account, model = _subjects(target, credential)
             self._cooldowns.succeeded(upstream)
             self._cooldowns.succeeded(account)
-            self._cooldowns.answered(model)
+            self._cooldowns.response_started(model)
 
     def succeeded(self, target: Target, credential: Credential) -> None:
-        """An answer ended well: whatever was counted is forgotten."""
+        """Forget the failures of a target when a response is complete."""
         if self.known:
             for subject in _subjects(target, credential):
                 self._cooldowns.succeeded(subject)
 
     def failed(self, target: Target, credential: Credential, error: UpstreamError, cooldown: float) -> None:
-        """An attempt failed, before its first event or after.
+        """Count a failed attempt, before its first event or after.
 
         Args:
-            target: Where it was made.
-            credential: What signed it.
-            error: How it failed; its `about` says what cools down.
+            target: The target of the attempt.
+            credential: Its credential.
+            error: The failure; its `about` decides what cools down.
             cooldown: Seconds to cool down where the upstream names none; 0: only where it names some.
         """
         upstream, account, model = _subjects(target, credential)
         cooldowns = self._cooldowns
         if isinstance(error, UpstreamRefused):
-            self.answered(target, credential)  # a refusal of this request is an answer: somebody is there
+            self.response_started(target, credential)  # a refusal shows that the upstream is available
         elif error.about == "connection":
             cooldowns.failed(upstream, error, cooldown)
-            cooldowns.gave_up(account)
-            cooldowns.gave_up(model)
+            cooldowns.attempt_abandoned(account)
+            cooldowns.attempt_abandoned(model)
         elif error.about == "credential":
             cooldowns.succeeded(upstream)
             cooldowns.failed(account, error, cooldown)
-            cooldowns.gave_up(model)
+            cooldowns.attempt_abandoned(model)
         else:
             cooldowns.succeeded(upstream)
-            cooldowns.gave_up(account)
+            cooldowns.attempt_abandoned(account)
             cooldowns.failed(model, error, cooldown)
 
     def found_down(self, provider: str, seconds: float) -> None:
-        """A health check found that an upstream does not answer: it cools down, if it does not already."""
+        """Begin a cooldown because a health check failed, unless another one lasts."""
         self._cooldowns.found_down(Subject(provider), seconds)
 
     def found_up(self, provider: str) -> None:
-        """A health check found that an upstream answers: a cooldown that a check began is over."""
+        """End a cooldown that a health check began, because a later check succeeded."""
         self._cooldowns.found_up(Subject(provider))
 
     def clear(self) -> None:
         """Forget everything."""
         self._cooldowns.clear()
 
-    def all_resting(self) -> Iterator[tuple[Subject, Rest]]:
-        """Everything that cools down now."""
-        return self._cooldowns.all_resting()
+    def all_active(self) -> Iterator[tuple[Subject, Cooldown]]:
+        """Yield every subject that cools down now, with its cooldown."""
+        return self._cooldowns.all_active()
 
 
 def _subjects(target: Target, credential: Credential) -> tuple[Subject, Subject, Subject]:
-    """What a call to a target with a credential depends on: the upstream, the credential, the model by it."""
+    """Return the subjects that a call depends on: the upstream, the credential, and the model by the credential."""
     provider, fingerprint = target.provider.name, credential.fingerprint
     return Subject(provider), Subject(provider, fingerprint), Subject(provider, fingerprint, target.model)

@@ -31,7 +31,7 @@ class Latencies:
         self._known: dict[str, float] = {}
         self._asked: dict[str, float] = {}
 
-    def heard(self, target: str, seconds: float) -> None:
+    def record(self, target: str, seconds: float) -> None:
         """A target began to answer after so long. It counts where somebody orders by it."""
         if target not in self._asked:
             return  # of others nothing is remembered: their names may be callers' text

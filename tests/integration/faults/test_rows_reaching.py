@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from llmproxy_asgi.execution.cooldown import FAILURES_BEFORE_REST
+from llmproxy_asgi.execution.cooldown import FAILURE_THRESHOLD
 from llmproxy_asgi.facts import AttemptBegan, AttemptFailed, CredentialCooled
 from llmproxy_asgi.testing import (
     Close,
@@ -352,7 +352,7 @@ def test_an_upstream_that_never_answers(upstream: ThreadedUpstream, begins: byte
 
         assert all(at_once(asked, EVERY, FORMS, ("m", "alone")))
         # Five failures in a row make it rest: on a busy machine some calls begin only then, and pass it over.
-        assert FAILURES_BEFORE_REST <= len(silent.requests) <= 16
+        assert FAILURE_THRESHOLD <= len(silent.requests) <= 16
         for number in range(len(silent.requests)):
             silent.wait_closed(number)
 

@@ -12,8 +12,8 @@ def test_an_outage_is_hardly_multiplied(calls: int) -> None:
     budget = RetryBudget(FakeClock())
     retries = 0
     for _ in range(calls):
-        budget.tried()
-        retries += budget.may_retry()
+        budget.first_attempt()
+        retries += budget.try_retry()
     assert retries <= RESERVE + SHARE * calls
     assert (calls + retries) / calls <= 1.1 or calls < 500
 
@@ -22,10 +22,10 @@ def test_a_quiet_service_may_retry() -> None:
     """The first failures are retried, and what is spent comes back with time."""
     clock = FakeClock()
     budget = RetryBudget(clock)
-    assert [budget.may_retry() for _ in range(11)] == [True] * 10 + [False]
+    assert [budget.try_retry() for _ in range(11)] == [True] * 10 + [False]
     clock.at += 1 / REFILL
-    assert budget.may_retry()
-    assert not budget.may_retry()
+    assert budget.try_retry()
+    assert not budget.try_retry()
 
 
 def test_healthy_hours_save_up_no_storm() -> None:
@@ -33,15 +33,15 @@ def test_healthy_hours_save_up_no_storm() -> None:
     clock = FakeClock()
     budget = RetryBudget(clock)
     for _ in range(10_000):
-        budget.tried()
+        budget.first_attempt()
     clock.at += 86_400
-    assert sum(budget.may_retry() for _ in range(1_000)) == RESERVE
+    assert sum(budget.try_retry() for _ in range(1_000)) == RESERVE
 
 
 def test_one_provider_does_not_pay_for_another() -> None:
     """Each has an account of its own, and always the same one."""
     budgets = RetryBudgets(FakeClock())
-    while budgets.of("a").may_retry():
+    while budgets.of("a").try_retry():
         pass
-    assert not budgets.of("a").may_retry()
-    assert budgets.of("b").may_retry()
+    assert not budgets.of("a").try_retry()
+    assert budgets.of("b").try_retry()

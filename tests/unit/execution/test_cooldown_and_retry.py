@@ -1,4 +1,4 @@
-"""What rests and for how long, and whether one target is tried again."""
+"""What cooldowns and for how long, and whether one target is tried again."""
 
 import random
 
@@ -12,8 +12,8 @@ from llmproxy_asgi.errors import (
     UpstreamRateLimited,
     UpstreamRefused,
 )
-from llmproxy_asgi.execution.cooldown import FAILURES_BEFORE_REST, LONGEST_REST, QUOTA_REST, Cooldowns, Subject
-from llmproxy_asgi.execution.retry import LONGEST_BACKOFF, wait_before_retry
+from llmproxy_asgi.execution.cooldown import FAILURE_THRESHOLD, MAX_COOLDOWN, QUOTA_COOLDOWN, Cooldowns, Subject
+from llmproxy_asgi.execution.retry import MAX_BACKOFF, wait_before_retry
 from llmproxy_asgi.settings import Retry
 from support.clock import FakeClock
 
@@ -23,67 +23,67 @@ K = Subject("p", "p:0f", "m")
 def test_a_rest_lasts_as_long_as_the_upstream_asks() -> None:
     """Not a moment less, and it is over then."""
     clock = FakeClock()
-    rests = Cooldowns(clock)
-    rests.failed(K, UpstreamRateLimited("", retry_after=20), 5)
-    rest = rests.resting(K)
-    assert rest is not None
-    assert rest.asked
-    assert rests.seconds_left(rest) == 20
+    cooldowns = Cooldowns(clock)
+    cooldowns.failed(K, UpstreamRateLimited("", retry_after=20), 5)
+    cooldown = cooldowns.active(K)
+    assert cooldown is not None
+    assert cooldown.asked
+    assert cooldowns.seconds_left(cooldown) == 20
     clock.at += 19.9
-    assert rests.resting(K)
+    assert cooldowns.active(K)
     clock.at += 0.1
-    assert rests.resting(K) is None
+    assert cooldowns.active(K) is None
 
 
 @pytest.mark.parametrize("error", [UpstreamRateLimited(""), UpstreamAuthFailed("")])
 def test_without_a_wait_from_the_upstream_the_configured_cooldown_applies(error: UpstreamError) -> None:
     """Count a configured cooldown as the gateway's own, so that the credential may be tried if nothing else is left."""
     clock = FakeClock()
-    rests = Cooldowns(clock)
-    rests.failed(K, error, 5)
-    rest = rests.resting(K)
-    assert rest is not None
-    assert not rest.asked
-    assert rests.seconds_left(rest) == 5
+    cooldowns = Cooldowns(clock)
+    cooldowns.failed(K, error, 5)
+    cooldown = cooldowns.active(K)
+    assert cooldown is not None
+    assert not cooldown.asked
+    assert cooldowns.seconds_left(cooldown) == 5
 
 
 def test_an_absurd_wait_is_cut() -> None:
     """Limit the longest cooldown that an upstream can ask for."""
-    rests = Cooldowns(FakeClock())
-    rests.failed(K, UpstreamRateLimited("", retry_after=1e12), 5)
-    rest = rests.resting(K)
-    assert rest is not None
-    assert rests.seconds_left(rest) == LONGEST_REST
+    cooldowns = Cooldowns(FakeClock())
+    cooldowns.failed(K, UpstreamRateLimited("", retry_after=1e12), 5)
+    cooldown = cooldowns.active(K)
+    assert cooldown is not None
+    assert cooldowns.seconds_left(cooldown) == MAX_COOLDOWN
 
 
 def test_failures_in_a_row_make_a_rest_and_a_success_forgets_them() -> None:
     """One good answer starts the count anew."""
-    rests = Cooldowns(FakeClock())
-    for _ in range(FAILURES_BEFORE_REST - 1):
-        rests.failed(K, UpstreamFailed(""), 5)
-    rests.succeeded(K)
-    for _ in range(FAILURES_BEFORE_REST - 1):
-        rests.failed(K, UpstreamFailed(""), 5)
-    assert rests.resting(K) is None
-    rests.failed(K, UpstreamFailed(""), 5)
-    assert rests.resting(K)
+    cooldowns = Cooldowns(FakeClock())
+    for _ in range(FAILURE_THRESHOLD - 1):
+        cooldowns.failed(K, UpstreamFailed(""), 5)
+    cooldowns.succeeded(K)
+    for _ in range(FAILURE_THRESHOLD - 1):
+        cooldowns.failed(K, UpstreamFailed(""), 5)
+    assert cooldowns.active(K) is None
+    cooldowns.failed(K, UpstreamFailed(""), 5)
+    assert cooldowns.active(K)
 
 
 def test_a_refusal_of_the_request_rests_nobody() -> None:
     """A 400 is the caller's doing."""
-    rests = Cooldowns(FakeClock())
+    cooldowns = Cooldowns(FakeClock())
     for _ in range(100):
-        rests.failed(K, UpstreamRefused(""), 5)
-    assert rests.resting(K) is None
+        cooldowns.failed(K, UpstreamRefused(""), 5)
+    assert cooldowns.active(K) is None
 
 
 def test_a_cooldown_of_nothing_switches_rests_off() -> None:
     """But not those that an upstream asks for."""
-    rests = Cooldowns(FakeClock())
-    rests.failed(K, UpstreamRateLimited(""), 0)
-    assert rests.resting(K) is None
-    rests.failed(K, UpstreamRateLimited("", retry_after=3), 0)
-    assert rests.resting(K)
+    cooldowns = Cooldowns(FakeClock())
+    cooldowns.failed(K, UpstreamRateLimited(""), 0)
+    assert cooldowns.active(K) is None
+    cooldowns.failed(K, UpstreamRateLimited("", retry_after=3), 0)
+    assert cooldowns.active(K)
 
 
 @pytest.mark.parametrize("tried", [1, 2, 3, 9])
@@ -92,7 +92,7 @@ def test_backoff_is_jittered_doubles_and_is_capped(tried: int) -> None:
     draw = random.Random(7)
     retry = Retry(attempts=10, backoff=0.25)
     waits = [wait_before_retry(UpstreamFailed(""), retry, tried=tried, draw=draw) for _ in range(200)]
-    ceiling = min(LONGEST_BACKOFF, 0.25 * 2 ** (tried - 1))
+    ceiling = min(MAX_BACKOFF, 0.25 * 2 ** (tried - 1))
     assert all(wait is not None and 0 <= wait <= ceiling for wait in waits)
     assert max(wait for wait in waits if wait is not None) > ceiling * 0.9
     assert len(set(waits)) > 100
@@ -118,60 +118,60 @@ def test_a_short_wait_that_the_upstream_asks_for_is_obeyed_and_a_long_one_is_the
 
 
 def opened(clock: FakeClock, cooldown: float = 5) -> Cooldowns:
-    """What has failed often enough to rest."""
-    rests = Cooldowns(clock)
-    for _ in range(FAILURES_BEFORE_REST):
-        rests.failed(K, UpstreamFailed(""), cooldown)
-    return rests
+    """What has failed often enough to cool down."""
+    cooldowns = Cooldowns(clock)
+    for _ in range(FAILURE_THRESHOLD):
+        cooldowns.failed(K, UpstreamFailed(""), cooldown)
+    return cooldowns
 
 
 def test_after_a_rest_one_call_tries_and_the_others_wait_for_its_word() -> None:
     """A circuit is half open for exactly one."""
     clock = FakeClock()
-    rests = opened(clock)
+    cooldowns = opened(clock)
     clock.at += 5
-    assert rests.resting(K) is None
-    rests.trying(K)
-    assert rests.resting(K) is not None
-    rests.answered(K)
-    assert rests.resting(K) is None
+    assert cooldowns.active(K) is None
+    cooldowns.attempt_started(K)
+    assert cooldowns.active(K) is not None
+    cooldowns.response_started(K)
+    assert cooldowns.active(K) is None
 
 
 def test_a_failed_try_opens_the_circuit_for_twice_as_long_up_to_a_bound() -> None:
     """Double the cooldown with each further failure, up to a bound."""
     clock = FakeClock()
-    rests = opened(clock)
+    cooldowns = opened(clock)
     waits = []
     for _ in range(9):
-        rest = rests.resting(K)
-        assert rest is not None
-        waits.append(rests.seconds_left(rest))
-        clock.at = rest.until
-        rests.trying(K)
-        rests.failed(K, UpstreamFailed(""), 5)
+        cooldown = cooldowns.active(K)
+        assert cooldown is not None
+        waits.append(cooldowns.seconds_left(cooldown))
+        clock.at = cooldown.until
+        cooldowns.attempt_started(K)
+        cooldowns.failed(K, UpstreamFailed(""), 5)
     assert waits == [5, 10, 20, 40, 80, 160, 300, 300, 300]
 
 
 def test_a_try_that_tells_nothing_lets_the_next_one_try() -> None:
     """A caller who leaves is no verdict on the upstream."""
     clock = FakeClock()
-    rests = opened(clock)
+    cooldowns = opened(clock)
     clock.at += 5
-    rests.trying(K)
-    rests.gave_up(K)
-    assert rests.resting(K) is None
+    cooldowns.attempt_started(K)
+    cooldowns.attempt_abandoned(K)
+    assert cooldowns.active(K) is None
 
 
 def test_failures_of_calls_under_way_do_not_lengthen_a_rest() -> None:
     """They began before it, and tell nothing new."""
     clock = FakeClock()
-    rests = opened(clock)
+    cooldowns = opened(clock)
     clock.at += 1
     for _ in range(50):
-        rests.failed(K, UpstreamFailed(""), 5)
-    rest = rests.resting(K)
-    assert rest is not None
-    assert rests.seconds_left(rest) == 4
+        cooldowns.failed(K, UpstreamFailed(""), 5)
+    cooldown = cooldowns.active(K)
+    assert cooldown is not None
+    assert cooldowns.seconds_left(cooldown) == 4
 
 
 @pytest.mark.parametrize(
@@ -180,77 +180,77 @@ def test_failures_of_calls_under_way_do_not_lengthen_a_rest() -> None:
 def test_calls_that_were_under_way_do_not_end_a_rest(refusal: UpstreamError) -> None:
     """Streams that began before it may begin to answer, and end well, while it lasts; it lasts all the same."""
     clock = FakeClock()
-    rests = Cooldowns(clock)
-    rests.failed(K, refusal, 30)
-    rest = rests.resting(K)
-    rests.answered(K)
-    rests.succeeded(K)
-    rests.failed(K, UpstreamRefused(""), 30)
-    assert rests.resting(K) is rest is not None
-    clock.at = rest.until
-    assert rests.resting(K) is None
+    cooldowns = Cooldowns(clock)
+    cooldowns.failed(K, refusal, 30)
+    cooldown = cooldowns.active(K)
+    cooldowns.response_started(K)
+    cooldowns.succeeded(K)
+    cooldowns.failed(K, UpstreamRefused(""), 30)
+    assert cooldowns.active(K) is cooldown is not None
+    clock.at = cooldown.until
+    assert cooldowns.active(K) is None
 
 
 def test_a_success_during_a_cooldown_closes_the_circuit() -> None:
     """Close the circuit after a success during the cooldown just as after one behind it."""
-    rests = opened(FakeClock())
-    assert rests.resting(K)
-    rests.trying(K)
-    rests.answered(K)
-    assert rests.resting(K) is None
+    cooldowns = opened(FakeClock())
+    assert cooldowns.active(K)
+    cooldowns.attempt_started(K)
+    cooldowns.response_started(K)
+    assert cooldowns.active(K) is None
 
 
 def test_a_health_check_shortens_no_rest_that_calls_caused() -> None:
     """An upstream that asked for a wait gets it, however its checks go meanwhile."""
     clock = FakeClock()
-    rests = Cooldowns(clock)
-    rests.failed(K, UpstreamRateLimited("", retry_after=60), 5)
-    rests.found_down(K, 600)
-    rests.found_up(K)
-    rest = rests.resting(K)
-    assert rest is not None
-    assert (rest.asked, rests.seconds_left(rest)) == (True, 60)
+    cooldowns = Cooldowns(clock)
+    cooldowns.failed(K, UpstreamRateLimited("", retry_after=60), 5)
+    cooldowns.found_down(K, 600)
+    cooldowns.found_up(K)
+    cooldown = cooldowns.active(K)
+    assert cooldown is not None
+    assert (cooldown.asked, cooldowns.seconds_left(cooldown)) == (True, 60)
     clock.at += 60
-    rests.found_down(K, 600)
-    assert rests.resting(K)
-    rests.found_up(K)
-    assert rests.resting(K) is None
+    cooldowns.found_down(K, 600)
+    assert cooldowns.active(K)
+    cooldowns.found_up(K)
+    assert cooldowns.active(K) is None
 
 
 def test_streams_that_begin_and_break_are_failures_in_a_row() -> None:
     """An answer that begins forgives nothing; one that ends well does."""
-    rests = Cooldowns(FakeClock())
-    for _ in range(FAILURES_BEFORE_REST - 1):
-        rests.answered(K)
-        rests.failed(K, UpstreamFailed(""), 5)
-    rests.answered(K)
-    assert rests.resting(K) is None
-    rests.failed(K, UpstreamFailed(""), 5)
-    assert rests.resting(K)
+    cooldowns = Cooldowns(FakeClock())
+    for _ in range(FAILURE_THRESHOLD - 1):
+        cooldowns.response_started(K)
+        cooldowns.failed(K, UpstreamFailed(""), 5)
+    cooldowns.response_started(K)
+    assert cooldowns.active(K) is None
+    cooldowns.failed(K, UpstreamFailed(""), 5)
+    assert cooldowns.active(K)
 
 
 def test_a_spent_quota_rests_longer() -> None:
     """No minute brings it back."""
     clock = FakeClock()
-    rests = Cooldowns(clock)
-    rests.failed(K, UpstreamQuotaExceeded(""), 5)
-    rest = rests.resting(K)
-    assert rest is not None
-    assert (rests.seconds_left(rest), rest.asked) == (QUOTA_REST, False)
+    cooldowns = Cooldowns(clock)
+    cooldowns.failed(K, UpstreamQuotaExceeded(""), 5)
+    cooldown = cooldowns.active(K)
+    assert cooldown is not None
+    assert (cooldowns.seconds_left(cooldown), cooldown.asked) == (QUOTA_COOLDOWN, False)
 
 
 def test_every_change_is_observed() -> None:
     """Notify the observer when a cooldown begins and when it ends."""
     clock = FakeClock()
-    rests = Cooldowns(clock)
+    cooldowns = Cooldowns(clock)
     told: list[tuple[Subject, float | None]] = []
-    rests.noticed = lambda subject, rest: told.append((subject, rest.seconds if rest else None))
-    rests.failed(K, UpstreamRateLimited("", retry_after=3), 5)
-    assert list(rests.all_resting()) == [(K, rests.resting(K))]
+    cooldowns.on_change = lambda subject, cooldown: told.append((subject, cooldown.seconds if cooldown else None))
+    cooldowns.failed(K, UpstreamRateLimited("", retry_after=3), 5)
+    assert list(cooldowns.all_active()) == [(K, cooldowns.active(K))]
     clock.at += 3
-    rests.succeeded(K)
+    cooldowns.succeeded(K)
     assert told == [(K, 3), (K, None)]
-    assert list(rests.all_resting()) == []
+    assert list(cooldowns.all_active()) == []
 
 
 @pytest.mark.parametrize(("status", "again"), [(500, True), (502, True), (501, False), (505, False), (307, False)])

@@ -76,7 +76,7 @@ async def test_a_call_that_waited_continues_with_the_next_full_target(harness: E
     assert [step.outcome for step in asked.context.steps] == ["skipped", "skipped", "failed", "served"]
 
 
-async def in_line(harness: ExecutorHarness, target: Target) -> tuple[Job, asyncio.Task[Opened]]:
+async def queued(harness: ExecutorHarness, target: Target) -> tuple[Job, asyncio.Task[Opened]]:
     """A call that waits for room with a target."""
     asked = job()
     waiting = asyncio.create_task(harness.executor.begin(asked, [target]))
@@ -91,7 +91,7 @@ async def test_a_call_that_waited_is_retried_like_any_other(harness: ExecutorHar
     target = harness.target("a", streamed(first_frame(), ...), retry={"attempts": 2}, **ONE_PLACE)
     with_limits(harness, target)
     held = await harness.executor.begin(job(stream=True), [target])
-    asked, waiting = await in_line(harness, target)
+    asked, waiting = await queued(harness, target)
     harness.answers["a"] = [UpstreamUnreachable("gone"), fine("mended")]
     await held.close()
     assert await words_of(await waiting) == "mended"
@@ -107,8 +107,8 @@ async def test_a_call_that_waited_continues_with_the_next_key(harness: ExecutorH
     with_limits(harness, target)
     held = await harness.executor.begin(job(stream=True), [target])
     harness.asked.clear()
-    _, waiting = await in_line(harness, target)
-    behind = [(await in_line(harness, target))[1] for _ in range(others)]
+    _, waiting = await queued(harness, target)
+    behind = [(await queued(harness, target))[1] for _ in range(others)]
     harness.answers["a"] = [refused(429, retry_after="60"), *(fine("behind") for _ in behind), fine("the other")]
     await held.close()
     for other in behind:
@@ -122,7 +122,7 @@ async def test_capacity_of_a_key_in_cooldown_is_not_used(harness: ExecutorHarnes
     target = harness.target("a", streamed(first_frame(), ...), **ONE_PLACE)
     with_limits(harness, target)
     held = await harness.executor.begin(job(stream=True), [target])
-    asked, waiting = await in_line(harness, target)
+    asked, waiting = await queued(harness, target)
     harness.asked.clear()
     credential = target.provider.credentials[0]
     harness.cooldowns.failed(target, credential, UpstreamRateLimited("slower", retry_after=20.0), 30.0)

@@ -10,7 +10,7 @@ from llmproxy_asgi.errors import (
     UpstreamRateLimited,
     UpstreamTimeout,
 )
-from llmproxy_asgi.execution.cooldown import FAILURES_BEFORE_REST
+from llmproxy_asgi.execution.cooldown import FAILURE_THRESHOLD
 from support.answers import FakeAnswer
 from support.execution import ExecutorHarness, fine, job, refused, words_of
 
@@ -127,8 +127,8 @@ async def test_a_call_that_is_over_its_total_begins_no_further_wait(harness: Exe
 
 async def test_a_success_forgets_earlier_failures(harness: ExecutorHarness) -> None:
     """Count only consecutive failures towards a cooldown."""
-    row = [refused(500) for _ in range(FAILURES_BEFORE_REST - 1)]
+    row = [refused(500) for _ in range(FAILURE_THRESHOLD - 1)]
     target = harness.target("a", *row, fine(), refused(500), fine(), retry={"attempts": 10, "backoff": 0})
     await words_of(await harness.executor.begin(job(), [target]))
     await words_of(await harness.executor.begin(job(), [target]))
-    assert harness.cooldowns.resting(target, target.provider.credentials[0]) is None
+    assert harness.cooldowns.active(target, target.provider.credentials[0]) is None

@@ -102,7 +102,7 @@ async def test_leaving_reasoning_out_counts_no_try_and_starts_no_cooldown(harnes
         [{"type": "text", "text": "So."}],
     ]
     assert harness.clock.slept == []
-    assert all(harness.cooldowns.resting(target, one) is None for one in target.provider.credentials)
+    assert all(harness.cooldowns.active(target, one) is None for one in target.provider.credentials)
 
 
 async def test_the_second_refusal_is_the_answer(harness: ExecutorHarness) -> None:

@@ -163,7 +163,7 @@ async def test_a_failed_round_ends_the_stream_for_good(harness: ExecutorHarness)
     assert last.error.provider == "a"
     assert await attempt.next() is None
     await attempt.close()
-    assert harness.cooldowns.resting(target, target.provider.credentials[0])
+    assert harness.cooldowns.active(target, target.provider.credentials[0])
 
 
 @pytest.mark.parametrize("begun", [False, True], ids=["beginning", "reading"])

@@ -19,7 +19,7 @@ from llmproxy_asgi.errors import (
     UpstreamUnreachable,
 )
 from llmproxy_asgi.execution.attempt import Job
-from llmproxy_asgi.execution.cooldown import FAILURES_BEFORE_REST
+from llmproxy_asgi.execution.cooldown import FAILURE_THRESHOLD
 from llmproxy_asgi.execution.lazy_request import LazyRequest
 from llmproxy_asgi.translators.registry import translator
 from support.answers import FakeAnswer
@@ -139,12 +139,12 @@ async def test_a_refused_request_goes_to_no_other_target(harness: ExecutorHarnes
 
 async def test_a_model_that_is_not_there_may_be_elsewhere(harness: ExecutorHarness) -> None:
     """Try the next target after a 404, which concerns one upstream's model, and start no cooldown."""
-    answers = [refused(404) for _ in range(FAILURES_BEFORE_REST)]
+    answers = [refused(404) for _ in range(FAILURE_THRESHOLD)]
     lacking = harness.target("lacking", *answers, type="anthropic")
     for _ in answers:
         assert await words_of(await harness.executor.begin(job(), [lacking, harness.target("b", fine())])) == "fine"
-    assert harness.names == ["lacking", "b"] * FAILURES_BEFORE_REST
-    assert harness.cooldowns.resting(lacking, lacking.provider.credentials[0]) is None
+    assert harness.names == ["lacking", "b"] * FAILURE_THRESHOLD
+    assert harness.cooldowns.active(lacking, lacking.provider.credentials[0]) is None
 
 
 async def test_a_target_that_begins_to_rest_meanwhile_is_passed_over(harness: ExecutorHarness) -> None:
@@ -152,7 +152,7 @@ async def test_a_target_that_begins_to_rest_meanwhile_is_passed_over(harness: Ex
     resting = harness.target("resting")
 
     def others_fail() -> FakeAnswer:
-        for _ in range(FAILURES_BEFORE_REST):
+        for _ in range(FAILURE_THRESHOLD):
             harness.cooldowns.failed(resting, resting.provider.credentials[0], UpstreamFailed(""), 30)
         return refused(500)
 
@@ -181,7 +181,7 @@ async def test_after_rate_limits_alone_the_shortest_wait_is_raised(harness: Exec
 async def test_the_nearest_resting_target_is_tried_once(harness: ExecutorHarness) -> None:
     """A try for want of anything better is not repeated."""
     target = harness.target("a", refused(500), retry={"attempts": 3}, cooldown=30)
-    for _ in range(FAILURES_BEFORE_REST):
+    for _ in range(FAILURE_THRESHOLD):
         harness.cooldowns.failed(target, target.provider.credentials[0], UpstreamFailed(""), 30)
     with pytest.raises(UpstreamFailed):
         await harness.executor.begin(job(), [target])
@@ -191,7 +191,7 @@ async def test_the_nearest_resting_target_is_tried_once(harness: ExecutorHarness
 async def test_while_one_call_tries_a_half_open_target_others_go_elsewhere(harness: ExecutorHarness) -> None:
     """One caller at a time is risked."""
     target, other = harness.target("a", streamed(first_frame(), ...)), harness.target("b", fine())
-    for _ in range(FAILURES_BEFORE_REST):
+    for _ in range(FAILURE_THRESHOLD):
         harness.cooldowns.failed(target, target.provider.credentials[0], UpstreamFailed(""), 30)
     harness.clock.at += 30
     harness.answers["a"] = [streamed(...)]
@@ -209,14 +209,14 @@ async def test_a_stream_that_breaks_off_counts_against_its_upstream(harness: Exe
     """Put an upstream whose streams always break off into cooldown."""
     target = harness.target("a", type="openai-compatible")
     credential = target.provider.credentials[0]
-    for _ in range(FAILURES_BEFORE_REST):
-        assert harness.cooldowns.resting(target, credential) is None
+    for _ in range(FAILURE_THRESHOLD):
+        assert harness.cooldowns.active(target, credential) is None
         harness.answers["a"] = [streamed(first_frame(), UpstreamUnreachable("gone"))]
         attempt = await harness.executor.begin(job(stream=True), [target])
         while await attempt.next() is not None:
             pass
         await attempt.close()
-    assert harness.cooldowns.resting(target, credential) is not None
+    assert harness.cooldowns.active(target, credential) is not None
 
 
 async def test_a_stream_may_be_so_long(harness: ExecutorHarness) -> None:

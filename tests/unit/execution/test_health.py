@@ -9,7 +9,7 @@ import pytest
 from typing_extensions import override
 
 from llmproxy_asgi.errors import UpstreamFailed, UpstreamRateLimited, UpstreamTimeout, UpstreamUnreachable
-from llmproxy_asgi.execution.cooldown import FAILURES_BEFORE_REST
+from llmproxy_asgi.execution.cooldown import FAILURE_THRESHOLD
 from llmproxy_asgi.execution.health import HealthChecks
 from llmproxy_asgi.execution.target_cooldowns import TargetCooldowns
 from llmproxy_asgi.facts import AnyFact, Observers, TargetStateChanged
@@ -59,7 +59,7 @@ class HealthHarness(Pool):
 
     @property
     def resting(self) -> bool:
-        return self.cooldowns.resting(Target(self.provider, "m"), self.provider.credentials[0]) is not None
+        return self.cooldowns.active(Target(self.provider, "m"), self.provider.credentials[0]) is not None
 
     async def check(self, said: int | Exception) -> str:
         self.said = said
@@ -148,7 +148,7 @@ async def test_a_check_ends_no_rest_that_calls_began() -> None:
     assert harness.resting
     harness.clock.at += 30
     assert not harness.resting
-    for _ in range(FAILURES_BEFORE_REST):
+    for _ in range(FAILURE_THRESHOLD):
         harness.cooldowns.failed(*called, UpstreamFailed(""), 5)
     await harness.check(200)
     assert harness.resting

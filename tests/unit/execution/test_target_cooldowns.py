@@ -18,7 +18,7 @@ from llmproxy_asgi.errors import (
     UpstreamTooSlow,
     UpstreamUnreachable,
 )
-from llmproxy_asgi.execution.cooldown import FAILURES_BEFORE_REST, MOST_MODELS, Rest, Subject
+from llmproxy_asgi.execution.cooldown import FAILURE_THRESHOLD, MAX_MODELS, Cooldown, Subject
 from llmproxy_asgi.execution.target_cooldowns import TargetCooldowns
 from llmproxy_asgi.providers.base import Provider
 from llmproxy_asgi.providers.registry import provider_class
@@ -41,10 +41,10 @@ class CooldownHarness:
         self.provider: Provider = made("p", config)
         self.clock = FakeClock()
         self.told: list[tuple[Subject, float | None]] = []
-        self.cooldowns = TargetCooldowns(self.clock, noticed=self._notice)
+        self.cooldowns = TargetCooldowns(self.clock, on_change=self._notice)
 
-    def _notice(self, subject: Subject, rest: Rest | None) -> None:
-        self.told.append((subject, rest.seconds if rest else None))
+    def _notice(self, subject: Subject, cooldown: Cooldown | None) -> None:
+        self.told.append((subject, cooldown.seconds if cooldown else None))
 
     def fail(
         self, error: UpstreamError, *, times: int = 1, model: str = "big", key: int = 0, cooldown: float = 30
@@ -59,7 +59,7 @@ class CooldownHarness:
             (model, number)
             for model in ("big", "small")
             for number, credential in enumerate(self.provider.credentials)
-            if self.cooldowns.resting(Target(self.provider, model), credential) is not None
+            if self.cooldowns.active(Target(self.provider, model), credential) is not None
         }
 
 
@@ -104,7 +104,7 @@ def test_a_telling_off_stops_what_it_is_about(error: UpstreamError, stopped: set
 def test_failures_in_a_row_stop_what_they_are_about(error: UpstreamError, stopped: set[tuple[str, int]]) -> None:
     """Stop a model after so many failures of it, and every model and key after so many missing connections."""
     harness = CooldownHarness()
-    harness.fail(error, times=FAILURES_BEFORE_REST - 1)
+    harness.fail(error, times=FAILURE_THRESHOLD - 1)
     assert harness.stopped == set()
     harness.fail(error)
     assert harness.stopped == stopped
@@ -113,7 +113,7 @@ def test_failures_in_a_row_stop_what_they_are_about(error: UpstreamError, stoppe
 def test_missing_connections_are_counted_over_all_models_and_keys() -> None:
     """Add them up over all models and keys, because each means the same."""
     harness = CooldownHarness()
-    for number in range(FAILURES_BEFORE_REST):
+    for number in range(FAILURE_THRESHOLD):
         harness.fail(UpstreamNotConnected(""), model=f"m{number}", key=number % 2)
     assert harness.stopped == ALL
 
@@ -122,16 +122,16 @@ def test_missing_connections_are_counted_over_all_models_and_keys() -> None:
 def test_any_answer_shows_that_there_is_a_connection(answer: UpstreamError) -> None:
     """What an upstream answers, even a refusal, ends the row of missing connections."""
     harness = CooldownHarness()
-    harness.fail(UpstreamNotConnected(""), times=FAILURES_BEFORE_REST - 1)
+    harness.fail(UpstreamNotConnected(""), times=FAILURE_THRESHOLD - 1)
     harness.fail(answer, model="other")
-    harness.fail(UpstreamNotConnected(""), times=FAILURES_BEFORE_REST - 1)
+    harness.fail(UpstreamNotConnected(""), times=FAILURE_THRESHOLD - 1)
     assert harness.stopped == set()
 
 
 def test_another_models_answers_forgive_nothing() -> None:
     """A model that always fails cools down, however well its neighbour does."""
     harness = CooldownHarness()
-    for _ in range(FAILURES_BEFORE_REST):
+    for _ in range(FAILURE_THRESHOLD):
         harness.cooldowns.succeeded(Target(harness.provider, "small"), harness.provider.credentials[0])
         harness.fail(UpstreamFailed(""))
     assert harness.stopped == BIG_BY_ONE
@@ -142,13 +142,13 @@ def test_of_several_cooldowns_the_last_one_counts() -> None:
     harness = CooldownHarness()
     harness.fail(UpstreamRateLimited("", retry_after=20))
     harness.fail(UpstreamAuthFailed(""), cooldown=50)
-    rest = harness.cooldowns.resting(Target(harness.provider, "big"), harness.provider.credentials[0])
-    assert rest is not None
-    assert (harness.cooldowns.seconds_left(rest), rest.asked) == (50, True)
+    cooldown = harness.cooldowns.active(Target(harness.provider, "big"), harness.provider.credentials[0])
+    assert cooldown is not None
+    assert (harness.cooldowns.seconds_left(cooldown), cooldown.asked) == (50, True)
     harness.clock.at += 20
-    rest = harness.cooldowns.resting(Target(harness.provider, "big"), harness.provider.credentials[0])
-    assert rest is not None
-    assert (harness.cooldowns.seconds_left(rest), rest.asked) == (30, False)
+    cooldown = harness.cooldowns.active(Target(harness.provider, "big"), harness.provider.credentials[0])
+    assert cooldown is not None
+    assert (harness.cooldowns.seconds_left(cooldown), cooldown.asked) == (30, False)
 
 
 @pytest.mark.parametrize("cooldown", [0.0, 0.001])
@@ -157,7 +157,7 @@ def test_tiny_cooldowns_stop_nothing_for_long(cooldown: float) -> None:
     harness = CooldownHarness()
     for error in (UpstreamRateLimited(""), UpstreamAuthFailed(""), UpstreamQuotaExceeded("")):
         harness.fail(error, cooldown=0)
-    harness.fail(UpstreamFailed(""), times=FAILURES_BEFORE_REST, cooldown=cooldown)
+    harness.fail(UpstreamFailed(""), times=FAILURE_THRESHOLD, cooldown=cooldown)
     harness.clock.at += 0.001
     assert harness.stopped == set()
     harness.fail(UpstreamRateLimited("", retry_after=3), cooldown=cooldown)
@@ -167,13 +167,13 @@ def test_tiny_cooldowns_stop_nothing_for_long(cooldown: float) -> None:
 def test_one_call_tries_a_whole_upstream_first() -> None:
     """Allow one call, whatever its model and key, while the upstream's circuit is half open."""
     harness = CooldownHarness()
-    harness.fail(UpstreamNotConnected(""), times=FAILURES_BEFORE_REST)
+    harness.fail(UpstreamNotConnected(""), times=FAILURE_THRESHOLD)
     harness.clock.at += 30
     assert harness.stopped == set()
     first = Target(harness.provider, "big"), harness.provider.credentials[0]
-    harness.cooldowns.trying(*first)
+    harness.cooldowns.attempt_started(*first)
     assert harness.stopped == ALL
-    harness.cooldowns.answered(*first)
+    harness.cooldowns.response_started(*first)
     assert harness.stopped == set()
 
 
@@ -183,12 +183,12 @@ def test_changes_name_what_they_are_about() -> None:
     key = harness.provider.credentials[0].fingerprint
     harness.fail(UpstreamRateLimited("", retry_after=3))
     harness.fail(UpstreamAuthFailed(""))
-    harness.fail(UpstreamNotConnected(""), times=FAILURES_BEFORE_REST)
+    harness.fail(UpstreamNotConnected(""), times=FAILURE_THRESHOLD)
     harness.clock.at += 60
     harness.cooldowns.succeeded(Target(harness.provider, "big"), harness.provider.credentials[0])
     begun = [(Subject("p", key, "big"), 3), (Subject("p", key), 30), (Subject("p"), 30)]
     assert harness.told[:3] == begun
-    assert {subject for subject, rest in harness.told[3:] if rest is None} == {subject for subject, _ in begun}
+    assert {subject for subject, cooldown in harness.told[3:] if cooldown is None} == {subject for subject, _ in begun}
 
 
 def test_recovery_is_observed_although_the_wait_was_read_before() -> None:
@@ -199,15 +199,15 @@ def test_recovery_is_observed_although_the_wait_was_read_before() -> None:
     assert harness.stopped == set()
     harness.cooldowns.succeeded(Target(harness.provider, "big"), harness.provider.credentials[0])
     assert harness.told[-1] == (Subject("p", harness.provider.credentials[0].fingerprint, "big"), None)
-    assert harness.cooldowns.nothing_known
+    assert harness.cooldowns.is_empty
 
 
 def test_models_that_callers_invent_fill_no_memory() -> None:
     """The oldest model is forgotten beyond a bound; keys and upstreams never are."""
     harness = CooldownHarness()
     harness.fail(UpstreamAuthFailed(""))
-    for number in range(MOST_MODELS + 5):
+    for number in range(MAX_MODELS + 5):
         harness.fail(UpstreamRateLimited("", retry_after=60), model=f"m{number}", key=1)
-    subjects = [subject for subject, _ in harness.cooldowns.all_resting()]
-    assert sum(bool(subject.model) for subject in subjects) == MOST_MODELS
+    subjects = [subject for subject, _ in harness.cooldowns.all_active()]
+    assert sum(bool(subject.model) for subject in subjects) == MAX_MODELS
     assert Subject("p", harness.provider.credentials[0].fingerprint) in subjects

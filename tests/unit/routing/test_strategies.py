@@ -85,7 +85,7 @@ def test_the_quickest_goes_first_once_all_are_known() -> None:
     for seconds in (0.9, 0.2, 0.5):
         first = calls.next()[0]
         seen.append(first)
-        calls.latencies.heard(first, seconds)
+        calls.latencies.record(first, seconds)
     assert seen == THREE
     assert calls.next() == ["b/m", "c/m", "a/m"]
 
@@ -93,10 +93,10 @@ def test_the_quickest_goes_first_once_all_are_known() -> None:
 def test_nothing_is_remembered_of_targets_that_nobody_orders() -> None:
     """Their names may be whatever callers said, of which there is no end."""
     latencies = Latencies(FakeClock())
-    latencies.heard("a/whatever-a-caller-said", 0.5)
+    latencies.record("a/whatever-a-caller-said", 0.5)
     assert latencies.of("a/whatever-a-caller-said") == 0.0
     latencies.asking("a/m")
-    latencies.heard("a/m", 0.5)
+    latencies.record("a/m", 0.5)
     assert latencies.of("a/m") == 0.5
 
 
@@ -105,11 +105,11 @@ def test_slow_ones_are_looked_at_again_now_and_then() -> None:
     calls = Calls(catalog(route("least_latency")))
     for name, seconds in zip(THREE, (0.9, 0.2, 0.5), strict=True):
         calls.next()
-        calls.latencies.heard(name, seconds)
+        calls.latencies.record(name, seconds)
     calls.clock.at += LOOK_AGAIN
     assert [calls.next()[0] for _ in range(4)] == ["a/m", "b/m", "c/m", "b/m"]
     for _ in range(20):
-        calls.latencies.heard("a/m", 0.01)
+        calls.latencies.record("a/m", 0.01)
     assert calls.next()[0] == "a/m"
 
 

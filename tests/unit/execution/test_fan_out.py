@@ -1,4 +1,4 @@
-"""Several requests read as one answer: numbered, summed up, bounded, and let go of together."""
+"""Several requests read as one answer: numbered, summed up, bounded, and let go of fan_out."""
 
 import asyncio
 from collections.abc import Iterator, Sequence
@@ -35,8 +35,8 @@ from llmproxy_asgi.errors import GatewayError, Unsupported, UpstreamFailed, Upst
 from llmproxy_asgi.execution.admission_queue import UNLIMITED, AdmissionQueue
 from llmproxy_asgi.execution.attempt import Attempt, Job
 from llmproxy_asgi.execution.concurrency import Slots
+from llmproxy_asgi.execution.fan_out import MAX_CONCURRENCY, MAX_REQUESTS, FanOutAttempt, TryAdmit
 from llmproxy_asgi.execution.lazy_request import AnyRequest, LazyRequest
-from llmproxy_asgi.execution.together import AT_ONCE, MOST, OneMore, Together
 from llmproxy_asgi.providers.base import Credential
 from llmproxy_asgi.providers.target import Target
 from llmproxy_asgi.translators.assemble import fold
@@ -117,7 +117,7 @@ class FakeExecutor:
         self.breaks: dict[str, GatewayError] = {}
         self.gate: asyncio.Event | None = None
         self.full = asyncio.Event()
-        self.one_more: OneMore = lambda: UNLIMITED
+        self.try_admit: TryAdmit = lambda: UNLIMITED
 
     async def begin(self, job: Job) -> Attempt:
         made = FakeAttempt(self, job)
@@ -132,14 +132,14 @@ class FakeExecutor:
 
     async def _said(self, words: str) -> None:
         await asyncio.sleep(0)
-        if len(self.open) == AT_ONCE:
+        if len(self.open) == MAX_CONCURRENCY:
             self.full.set()
         if self.gate is not None:
             await self.gate.wait()
         if words in self.refuses:
             raise self.refuses[words]
 
-    def together(self, *prompts: str, stream: bool = False, candidates: int = 1) -> Together:
+    def fan_out(self, *prompts: str, stream: bool = False, candidates: int = 1) -> FanOutAttempt:
         requests = [
             Request(
                 protocol="openai-completions",
@@ -151,12 +151,12 @@ class FakeExecutor:
             for prompt in prompts
         ]
         job = Job(protocol="openai-completions", stream=stream, request=Prompts(requests))
-        return Together(job, NOWHERE, NOBODY, self.begin, self.one_more)
+        return FanOutAttempt(job, NOWHERE, NOBODY, self.begin, self.try_admit)
 
 
-async def read(together: Together) -> list[StreamEvent]:
+async def read(fan_out: FanOutAttempt) -> list[StreamEvent]:
     events: list[StreamEvent] = []
-    while (batch := await together.next()) is not None:
+    while (batch := await fan_out.next()) is not None:
         events += batch.events
     return events
 
@@ -164,27 +164,27 @@ async def read(together: Together) -> list[StreamEvent]:
 async def test_whole_answers_stand_one_after_the_other() -> None:
     """In the order of the prompts, whichever came first; what they cost is added up."""
     executor = FakeExecutor()
-    together = executor.together("a", "b", "c", candidates=2)
-    await together.begin()
-    whole = together.whole
-    await together.close()
+    fan_out = executor.fan_out("a", "b", "c", candidates=2)
+    await fan_out.begin()
+    whole = fan_out.whole
+    await fan_out.close()
     assert whole is not None
     assert whole.id == "a"
     assert [candidate.index for candidate in whole.candidates] == [0, 1, 2, 3, 4, 5]
     texts = [part.text for each in whole.candidates for part in each.parts if isinstance(part, Text)]
     assert texts == ["a", "a", "b", "b", "c", "c"]
     assert (whole.usage.input, whole.usage.output, whole.usage.server_tool_calls) == (3, 6, {"web_search": 3})
-    assert together.upstream_request.warnings == ("dropped:seed",)
+    assert fan_out.upstream_request.warnings == ("dropped:seed",)
     assert executor.open == set()
 
 
 @pytest.mark.parametrize("prompts", [["abc", "de"], [f"prompt {number}" for number in range(20)]], ids=len)
 async def test_streams_are_one_legal_stream(prompts: list[str]) -> None:
     """One start, parts under their own candidates, one end; folded it is the answer."""
-    together = FakeExecutor().together(*prompts, stream=True, candidates=2)
-    await together.begin()
-    events = await read(together)
-    await together.close()
+    fan_out = FakeExecutor().fan_out(*prompts, stream=True, candidates=2)
+    await fan_out.begin()
+    events = await read(fan_out)
+    await fan_out.close()
     validator = StreamValidator()
     for event in events:
         validator.check(event)
@@ -198,10 +198,10 @@ async def test_streams_are_one_legal_stream(prompts: list[str]) -> None:
 async def test_few_are_under_way_at_a_time() -> None:
     """However many there are."""
     executor = FakeExecutor()
-    together = executor.together(*map(str, range(30)))
-    await together.begin()
-    await together.close()
-    assert executor.most_open == AT_ONCE
+    fan_out = executor.fan_out(*map(str, range(30)))
+    await fan_out.begin()
+    await fan_out.close()
+    assert executor.most_open == MAX_CONCURRENCY
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
@@ -212,12 +212,12 @@ async def test_no_more_are_under_way_than_their_provider_takes(places: int, *, s
     queue = AdmissionQueue(None, slots, queue_timeout=0, max_queue=0, clock=SYSTEM)
     assert queue.try_admit(0) is not None  # the call's own
     executor = FakeExecutor()
-    executor.one_more = lambda: queue.try_admit(0)
-    together = executor.together(*map(str, range(12)), stream=stream)
-    await together.begin()
-    assert await read(together) if stream else together.whole
-    assert executor.most_open == min(places, AT_ONCE)
-    await together.close()
+    executor.try_admit = lambda: queue.try_admit(0)
+    fan_out = executor.fan_out(*map(str, range(12)), stream=stream)
+    await fan_out.begin()
+    assert await read(fan_out) if stream else fan_out.whole
+    assert executor.most_open == min(places, MAX_CONCURRENCY)
+    await fan_out.close()
     assert slots.used == 1
 
 
@@ -226,15 +226,15 @@ async def test_a_call_that_is_let_go_of_gives_every_place_back() -> None:
     slots = Slots(3)
     queue = AdmissionQueue(None, slots, queue_timeout=0, max_queue=0, clock=SYSTEM)
     executor = FakeExecutor()
-    executor.one_more = lambda: queue.try_admit(0)
+    executor.try_admit = lambda: queue.try_admit(0)
     executor.gate = asyncio.Event()
-    together = executor.together(*map(str, range(12)))
-    beginning = asyncio.create_task(together.begin())
+    fan_out = executor.fan_out(*map(str, range(12)))
+    beginning = asyncio.create_task(fan_out.begin())
     await executor.full.wait()
     assert slots.used == 3
     beginning.cancel()
     await asyncio.wait([beginning])
-    await together.close()
+    await fan_out.close()
     assert (slots.used, executor.open) == (0, set())
 
 
@@ -247,13 +247,13 @@ async def test_closing_that_is_cut_short_gives_the_place_back(monkeypatch: pytes
         await asyncio.Event().wait()
 
     slots = Slots(1)
-    together = FakeExecutor().together("x" * 1000, stream=True)
-    await together.begin()
+    fan_out = FakeExecutor().fan_out("x" * 1000, stream=True)
+    await fan_out.begin()
     permit = AdmissionQueue(None, slots, queue_timeout=0, max_queue=0, clock=SYSTEM).try_admit(0)
     assert permit is not None
-    together.permit = permit
+    fan_out.permit = permit
     monkeypatch.setattr(FakeAttempt, "close", close)
-    letting_go = asyncio.create_task(together.close())
+    letting_go = asyncio.create_task(fan_out.close())
     await closing.wait()
     letting_go.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -266,10 +266,10 @@ async def test_a_failure_before_anything_was_said_is_raised(stream: bool) -> Non
     """As an attempt would raise it, and nothing stays open when it is closed."""
     executor = FakeExecutor()
     executor.refuses = {each: UpstreamOverloaded("busy") for each in "abc"}
-    together = executor.together("a", "b", "c", stream=stream)
+    fan_out = executor.fan_out("a", "b", "c", stream=stream)
     with pytest.raises(UpstreamOverloaded):
-        await together.begin()
-    await together.close()
+        await fan_out.begin()
+    await fan_out.close()
     assert executor.open == set()
 
 
@@ -277,26 +277,26 @@ async def test_one_failure_fails_a_whole_answer() -> None:
     """Fail a whole answer when one of its requests fails, even if the others succeed."""
     executor = FakeExecutor()
     executor.refuses = {"b": Unsupported("no")}
-    together = executor.together("a", "b", "c")
+    fan_out = executor.fan_out("a", "b", "c")
     with pytest.raises(Unsupported):
-        await together.begin()
-    await together.close()
+        await fan_out.begin()
+    await fan_out.close()
 
 
 @pytest.mark.parametrize("late", ["refuses", "breaks"])
 async def test_a_failure_behind_the_first_words_ends_the_stream(late: str) -> None:
     """End the stream with the failure as its last event; closing closes the other attempts."""
     executor = FakeExecutor()
-    prompts = [str(number) for number in range(2 * AT_ONCE)]
+    prompts = [str(number) for number in range(2 * MAX_CONCURRENCY)]
     getattr(executor, late)[prompts[-1]] = UpstreamFailed("gone")
-    together = executor.together(*prompts, stream=True)
-    await together.begin()
-    events = await read(together)
+    fan_out = executor.fan_out(*prompts, stream=True)
+    await fan_out.begin()
+    events = await read(fan_out)
     assert isinstance(events[0], Started)
     assert isinstance(events[-1], Failed)
     assert not any(isinstance(event, Ended) for event in events)
-    assert await together.next() is None
-    await together.close()
+    assert await fan_out.next() is None
+    await fan_out.close()
     assert executor.open == set()
 
 
@@ -304,10 +304,10 @@ async def test_a_bug_is_no_event() -> None:
     """Raise an exception that is no gateway error."""
     executor = FakeExecutor()
     executor.refuses = {"a": ZeroDivisionError()}
-    together = executor.together("a", "b")
+    fan_out = executor.fan_out("a", "b")
     with pytest.raises(ZeroDivisionError):
-        await together.begin()
-    await together.close()
+        await fan_out.begin()
+    await fan_out.close()
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
@@ -315,31 +315,31 @@ async def test_whoever_leaves_lets_go_of_all(stream: bool) -> None:
     """Cancelled while all that may be under way are: every one is closed, and the waiting one never begins."""
     executor = FakeExecutor()
     executor.gate = asyncio.Event()
-    together = executor.together("a", "b", "c", "d", "e", stream=stream)
-    beginning = asyncio.create_task(together.begin())
+    fan_out = executor.fan_out("a", "b", "c", "d", "e", stream=stream)
+    beginning = asyncio.create_task(fan_out.begin())
     await executor.full.wait()
     beginning.cancel()
     with pytest.raises(asyncio.CancelledError):
         await beginning
-    await together.close()
+    await fan_out.close()
     assert executor.open == set()
 
 
 async def test_a_slow_reader_holds_the_streams_back() -> None:
     """Only so many batches are read ahead."""
     executor = FakeExecutor()
-    together = executor.together("x" * 1000, "y" * 1000, stream=True)
-    await together.begin()
+    fan_out = executor.fan_out("x" * 1000, "y" * 1000, stream=True)
+    await fan_out.begin()
     for _ in range(3000):
         await asyncio.sleep(0)
     assert executor.open == {"x" * 1000, "y" * 1000}
-    assert len(await read(together)) > 2000
-    await together.close()
+    assert len(await read(fan_out)) > 2000
+    await fan_out.close()
     assert executor.open == set()
 
 
 async def test_one_call_becomes_only_so_many() -> None:
     """More are refused, naming the field."""
     with pytest.raises(Unsupported) as refused:
-        FakeExecutor().together(*["p"] * (MOST + 1))
+        FakeExecutor().fan_out(*["p"] * (MAX_REQUESTS + 1))
     assert refused.value.param == "prompt"
