@@ -1,8 +1,8 @@
-"""The HTTP face: an ASGI application that mounts anywhere, and the same as middleware.
+"""The gateway as an ASGI application for any mount, and as middleware.
 
-It needs no lifespan: everything opens on first use. A server or a parent that runs one is welcome to: at its beginning
-is brought in what the first call would wait for, at its end open calls get their window, and idle connections are
-closed. Nothing is global: no signal handler, no logging set-up, no patching.
+It needs no lifespan, because everything opens on first use. With a lifespan, startup loads what the first call would
+wait for, and shutdown drains open calls and closes idle connections. Nothing is global: no signal handler, no logging
+configuration, no patching.
 """
 
 from collections.abc import AsyncIterator, Sequence
@@ -19,14 +19,14 @@ class LLMProxy:
     """A gateway as an ASGI application: `app.mount("/llm", LLMProxy("llmproxy.yaml", identify=who_is_calling))`.
 
     Args:
-        config: A path, a dict, a `Config`, several of these (later over earlier), or a `Gateway` made already.
-        identify: Says who is calling: `(HTTPConnection) -> Principal | str | None`, sync or async. None: nobody, 401.
-        csrf: The host's own check of a CSRF token, for browsers that cannot show where a request comes from.
+        config: A path, a dict, a `Config`, or several of these, later over earlier.
+        identify: Returns the principal: `(HTTPConnection) -> Principal | str | None`, sync or async. None: 401.
+        csrf: The host's own check of a CSRF token, for browsers that don't send the origin of a request.
         transport: The host's own httpx2 client or transport, for all providers or by provider name.
-        observers: Told what happens (`llmproxy_asgi.facts`): the host's own code, or `Tracing`.
+        observers: Receive facts (`llmproxy_asgi.facts`): the host's own code, or `Tracing`.
 
     Raises:
-        ConfigError: The configuration is wrong; all findings at once.
+        ConfigError: The configuration is invalid; the error lists all findings.
     """
 
     def __init__(
@@ -41,65 +41,65 @@ class LLMProxy:
         self.gateway = Gateway(config, identify=identify, csrf=csrf, transport=transport, observers=observers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one connection."""
+        """Serve one connection."""
         kind = scope["type"]
         if kind == "http":
             await self.gateway.endpoints(scope, receive, send)
         elif kind == "lifespan":
-            await self._live(receive, send)
+            await self._run_lifespan(receive, send)
         else:
             await _refuse(receive, send)
 
     @asynccontextmanager
     async def lifespan(self, _app: object = None) -> AsyncIterator[None]:
-        """For a parent that has a lifespan: `FastAPI(lifespan=proxy.lifespan)`. At its end calls are drained."""
-        self._begin()
+        """A lifespan for a parent application: `FastAPI(lifespan=proxy.lifespan)`. Its shutdown drains calls."""
+        self._start_up()
         try:
             yield
         finally:
-            await self._end()
+            await self._shut_down()
 
     async def reload(self, config: ConfigSource) -> None:
-        """Take up another configuration; see `Gateway.reload`."""
+        """Replace the configuration; see `Gateway.reload`."""
         await self.gateway.reload(config)
 
     async def drain(self, window: float | None = None) -> None:
-        """Refuse new calls and let those under way end; see `Gateway.drain`."""
+        """Refuse new calls and wait for open ones; see `Gateway.drain`."""
         await self.gateway.drain(window)
 
-    def _begin(self) -> None:
+    def _start_up(self) -> None:
         self.gateway.reopen()
         self.gateway.prepare()
 
-    async def _end(self) -> None:
+    async def _shut_down(self) -> None:
         try:
             await self.gateway.drain()
         finally:
             await self.gateway.aclose()
 
-    async def _live(self, receive: Receive, send: Send) -> None:
+    async def _run_lifespan(self, receive: Receive, send: Send) -> None:
         while True:
             message = await receive()
             if message["type"] == "lifespan.startup":
                 try:
-                    self._begin()
+                    self._start_up()
                 except Exception as error:
-                    # Raised without this word, servers would take it that there is no lifespan, and go on.
+                    # Without this message, servers would assume that there is no lifespan, and start.
                     await send({"type": "lifespan.startup.failed", "message": str(error)})
                     raise
                 await send({"type": "lifespan.startup.complete"})
             elif message["type"] == "lifespan.shutdown":
-                await self._end()
+                await self._shut_down()
                 await send({"type": "lifespan.shutdown.complete"})
                 return
 
 
 class LLMProxyMiddleware:
-    """The same as pure ASGI middleware, for hosts that are configured by a list of middlewares.
+    """The gateway as pure ASGI middleware, for hosts that are configured by a list of middlewares.
 
     Args:
-        app: What serves every other path.
-        path: Where the gateway hangs, like `/llm`.
+        app: The application of all other paths.
+        path: The mount of the gateway, like `/llm`.
         proxy: The gateway.
     """
 
@@ -111,29 +111,29 @@ class LLMProxyMiddleware:
         self._proxy = proxy
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer below the path; hand everything else on."""
-        if scope["type"] == "http" and self._is_ours(scope):
+        """Serve the paths below the mount; pass everything else on."""
+        if scope["type"] == "http" and self._is_below_mount(scope):
             root = scope.get("root_path", "").rstrip("/")
             inner = {**scope, "root_path": root + self._path}
-            if not _holds(scope["path"], root):
-                # A server that leaves root_path out of path: below us both hold it, as ASGI now asks.
+            if not _contains(scope["path"], root):
+                # This server leaves root_path out of path; below the mount both contain it, as ASGI requires.
                 inner["path"] = root + scope["path"]
             await self._proxy(inner, receive, send)
         else:
             await self._app(scope, receive, send)
 
-    def _is_ours(self, scope: Scope) -> bool:
+    def _is_below_mount(self, scope: Scope) -> bool:
         path: str = scope["path"]
         root = scope.get("root_path", "").rstrip("/")
-        below = path[len(root) :] if _holds(path, root) else path
+        below = path[len(root) :] if _contains(path, root) else path
         return below == self._path or below.startswith(self._path + "/")
 
 
-def _holds(path: str, root: str) -> bool:
+def _contains(path: str, root: str) -> bool:
     return path == root or path.startswith(root + "/") if root else True
 
 
 async def _refuse(receive: Receive, send: Send) -> None:
-    """A WebSocket: there is none here."""
+    """Close a WebSocket, which is not supported."""
     await receive()
     await send({"type": "websocket.close", "code": 1000})

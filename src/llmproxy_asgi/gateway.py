@@ -1,7 +1,7 @@
-"""The Python face: the same corridor without HTTP, and clients of the official SDKs that need no socket.
+"""The Python API: calls without HTTP, clients of the official SDKs without a socket, and the lifecycle.
 
-The host program calls this itself, so no access rule stands in its way: whoever holds a `Gateway` may use it. Calls are
-made for a principal all the same, because everything that is kept or counted belongs to one.
+The host program calls it directly, so access rules don't apply: code that has a `Gateway` may use it. Each call still
+has a principal, because everything that is stored or counted belongs to one.
 """
 
 import asyncio
@@ -40,45 +40,45 @@ ConfigSource: TypeAlias = Source | Sequence[Source]
 """A path, a dict, a `Config`, or several of these, later over earlier."""
 
 Messages: TypeAlias = Sequence[Message | Mapping[str, Any]]
-"""Chat-shaped dicts, or the model's own `Message`, or both."""
+"""Messages as dicts of the Chat format, as `Message` objects, or both."""
 
 Transports: TypeAlias = "HostTransport | Mapping[str, HostTransport]"
-"""One for every provider, or by provider name (`*` for the others)."""
+"""One transport for every provider, or transports by provider name (`*` for the others)."""
 
 
 class TokenCount(int):
-    """A number of tokens, that knows how it came about."""
+    """A number of tokens, and how it was determined."""
 
     estimated: bool
-    """Whether it is a rule of thumb's, because the upstream has no counter."""
+    """Whether it is an estimate, because the upstream cannot count tokens."""
     warnings: tuple[str, ...]
-    """What of the request was not counted, or not exactly."""
+    """Parts of the request that were not counted, or not exactly."""
 
     def __new__(cls, tokens: int, *, estimated: bool, warnings: tuple[str, ...] = ()) -> Self:
-        """A count of so many tokens."""
-        made = super().__new__(cls, tokens)
-        made.estimated = estimated
-        made.warnings = warnings
-        return made
+        """Create a count."""
+        count = super().__new__(cls, tokens)
+        count.estimated = estimated
+        count.warnings = warnings
+        return count
 
     @property
     def input_tokens(self) -> int:
-        """The number."""
+        """The number of tokens."""
         return int(self)
 
 
 class Gateway:
-    """A gateway, from Python. Opens what it needs when it first needs it; closing it is good manners.
+    """A gateway. It opens its resources when they are first needed; close it when it is no longer used.
 
     Args:
         config: A path, a dict, a `Config`, or several of these, later over earlier.
-        identify: The host's hook, for calls that come over HTTP.
-        csrf: The host's own check of a CSRF token, for browsers that cannot show where a request comes from.
-        transport: The host's own httpx2 client or transport. Whoever made it closes it.
-        observers: Told what happens (`llmproxy_asgi.facts`): the host's own code, or `Tracing`.
+        identify: The host's hook that returns the principal of an HTTP request.
+        csrf: The host's own check of a CSRF token, for browsers that don't send the origin of a request.
+        transport: The host's own httpx2 client or transport; the host closes it.
+        observers: Receive facts (`llmproxy_asgi.facts`): the host's own code, or `Tracing`.
 
     Raises:
-        ConfigError: The configuration is wrong; all findings at once.
+        ConfigError: The configuration is invalid; the error lists all findings.
     """
 
     def __init__(
@@ -93,11 +93,11 @@ class Gateway:
         transports = transport if isinstance(transport, Mapping) else ({} if transport is None else {"*": transport})
         self._identify = identify
         self._csrf = csrf
-        self._asked = self._taken_up = 0
+        self._requested_reload = self._applied_reload = 0
         self._shared = SharedState(transports=transports, observers=[CallLog(), *observers])
         self._engine = Engine(Runtime.build(load_config(config), self._shared, identify=identify, csrf=csrf))
         self.endpoints = Endpoints(self._engine)
-        """Every path, as an ASGI `http` application; what `LLMProxy` mounts."""
+        """All paths, as an ASGI `http` application; `LLMProxy` mounts it."""
 
     @property
     def config(self) -> Config:
@@ -106,7 +106,7 @@ class Gateway:
 
     @property
     def has_identify(self) -> bool:
-        """Whether it has an `identify` hook; adapters do not pass on the framework's user then."""
+        """Whether it has an `identify` hook; then adapters do not pass the framework's user."""
         return self._engine.runtime.authenticator.has_identify
 
     async def __aenter__(self) -> Self:
@@ -118,23 +118,23 @@ class Gateway:
         await self.aclose()
 
     async def reload(self, config: ConfigSource) -> None:
-        """Take up another configuration. Calls under way end on the one that they began with.
+        """Replace the configuration. Open calls end with the one that they began with.
 
-        What is learnt of upstreams (rests, limits, connections) is kept for each provider that is still there.
+        The state of upstreams (cooldowns, limits, connections) is kept for each provider that remains.
 
         Args:
             config: As for the constructor.
 
         Raises:
-            ConfigError: It is wrong; the one in force stays.
+            ConfigError: It is invalid; the current one remains.
         """
-        self._asked += 1
-        number = self._asked
-        # Reading and checking a large file takes seconds, and the loop has calls to serve meanwhile.
+        self._requested_reload += 1
+        number = self._requested_reload
+        # Loading a large file takes seconds, and the event loop must continue to serve calls.
         plan = await asyncio.to_thread(load_config, config)
-        if number < self._taken_up:
-            return  # one that was asked for later is in force already
-        self._taken_up = number
+        if number < self._applied_reload:
+            return  # a later reload has been applied already
+        self._applied_reload = number
         runtime = Runtime.build(plan, self._shared, identify=self._identify, csrf=self._csrf)
         self._engine.runtime = runtime
         await self._shared.close_removed(runtime.providers.values())
@@ -142,41 +142,41 @@ class Gateway:
             await self._shared.drop_stores()
 
     async def forget(self, principal: Principal | str, *, kind: OwnerKind = "user") -> Forgotten:
-        """Delete everything that is kept or counted for a principal: (kind, tenant, id), of this process.
+        """Delete everything that this process stores or counts for a principal: (kind, tenant, id).
 
-        Background responses at work are cancelled first. Other calls under way go on, and what they leave behind
-        afterwards is new; refuse the principal before, if that must not be.
+        Background responses in progress are cancelled first. Other open calls continue and may store new records;
+        refuse the principal before, if that must not happen.
 
         Args:
-            principal: Whom to forget; a str is an id without a tenant.
+            principal: The principal to forget; a str is an id without a tenant.
             kind: `key` for a machine key, by its name; `open` and `local` for callers without a principal of their own.
 
         Raises:
-            MisuseError: `principal` is none.
-            Unavailable: A store cannot be reached; what it holds is still there.
+            MisuseError: `principal` is not a principal.
+            Unavailable: A store cannot be reached; it keeps its records.
         """
         owner = Owner.of(_principal(principal), kind=kind)
         return await self._shared.forget(owner, background=await self.endpoints.forget(owner))
 
     async def drain(self, window: float | None = None) -> None:
-        """Refuse new calls with a 503, let those under way end, then interrupt the rest with their protocol's error.
+        """Refuse new calls with a 503, wait for open calls, then interrupt the rest with their protocol's error.
 
-        `/ready` says no from the first moment on. For whoever owns the process and knows that it is about to end.
+        `/ready` responds with 503 immediately. It is for the code that owns the process and is about to end it.
 
         Args:
-            window: Seconds that calls under way get; None: `drain_timeout` of the configuration.
+            window: Seconds that open calls get; None: `drain_timeout` of the configuration.
         """
         await self._shared.open_calls.drain(self.config.drain_timeout if window is None else window)
 
     def reopen(self) -> None:
-        """Take calls again after `drain`."""
+        """Accept calls again after `drain`."""
         self._shared.open_calls.reopen()
 
     def prepare(self) -> None:
-        """Bring in what the first call would wait for: the way to each upstream, trust, and the words spoken there.
+        """Load what the first call would wait for: each provider's transport, certificates and codec.
 
         Raises:
-            MisuseError: `transport` is nothing that can be used.
+            MisuseError: `transport` is not a supported type.
         """
         for provider in self._engine.runtime.providers.values():
             pool = self._shared.pool(provider)
@@ -185,59 +185,59 @@ class Gateway:
             translator(provider.enabled_protocols[0])
 
     async def health(self) -> Mapping[str, Health]:
-        """Ask every provider now whether it answers, at once; by the providers' names."""
+        """Check the health of all providers concurrently; return the results by provider name."""
         providers = self._engine.runtime.providers
         found = await asyncio.gather(*(self._shared.health.check(each) for each in providers.values()))
         return dict(zip(providers, found, strict=True))
 
     @property
     def prometheus_collector(self) -> "GatewayCollector":
-        """For a registry of the host's own: `prometheus_client.REGISTRY.register(gateway.prometheus_collector)`.
+        """A collector for the host's registry: `prometheus_client.REGISTRY.register(gateway.prometheus_collector)`.
 
-        Without `endpoints.metrics` it counts from the moment that it is asked for.
+        Without `endpoints.metrics`, it counts from the first access on.
         """
         runtime = self._engine.runtime
         return self._shared.enable_metrics(label_names(runtime.config, runtime.catalog)).collector
 
     async def aclose(self) -> None:
-        """End what runs in the background, and close idle connections. The gateway can be used again."""
+        """End background responses, and close idle connections. The gateway can be used again."""
         await self.endpoints.aclose()
         await self._shared.aclose()
 
     async def complete(
         self, *, model: str = "", messages: Messages, principal: Principal | str | None = None, **options: Any
     ) -> Response:
-        """A whole answer.
+        """Return a complete response.
 
         Args:
-            model: As clients name it.
-            messages: What was said so far.
-            principal: Who it is for; without one, `Principal("local")`.
+            model: The model's name, as clients use it.
+            messages: The conversation so far.
+            principal: The principal of the call; the default is `Principal("local")`.
             options: Further fields of a Chat request (`tools`, `temperature`, `response_format`...), and `extra_body`
-                for fields that only the upstream knows.
+                for further fields of the upstream.
 
         Raises:
-            UnknownArgument: A keyword is no field of a Chat request; it is a `TypeError`, too.
-            CallerError: The request is wrong, or there is no such model.
+            UnknownArgument: A keyword is not a field of a Chat request; it is a `TypeError`, too.
+            CallerError: The request is invalid, or there is no such model.
             UpstreamError: Every target failed.
         """
         with self._recording_refusals(CHAT):
             request = chat_request(model, messages, options, stream=False, bounds=self._engine.runtime.bounds)
             async with self._engine.call_request(request, self._grant(principal)) as call:
-                answer, told = call.response(), call.metadata
-        assert isinstance(answer, Response), "a call made in Python passes no bytes through"
-        return msgspec.structs.replace(answer, **told)
+                response, metadata = call.response(), call.metadata
+        assert isinstance(response, Response), "calls from Python pass no bytes through"
+        return msgspec.structs.replace(response, **metadata)
 
     async def stream(
         self, *, model: str = "", messages: Messages, principal: Principal | str | None = None, **options: Any
     ) -> AsyncGenerator[StreamEvent, None]:
-        """An answer as it comes, event by event. Leaving the loop early lets go of the upstream when it is closed.
+        """Stream a response, event by event. Closing the generator aborts the upstream response.
 
-        `async with contextlib.aclosing(gateway.stream(...)) as events` closes it at once.
+        After leaving the loop early, `async with contextlib.aclosing(gateway.stream(...)) as events` closes it at once.
 
         Raises:
-            CallerError: The request is wrong, or there is no such model.
-            UpstreamError: Every target failed, or the stream broke.
+            CallerError: The request is invalid, or there is no such model.
+            UpstreamError: Every target failed, or the stream failed.
         """
         with self._recording_refusals(CHAT):
             request = chat_request(model, messages, options, stream=True, bounds=self._engine.runtime.bounds)
@@ -256,35 +256,35 @@ class Gateway:
         principal: Principal | str | None = None,
         **options: Any,
     ) -> Embeddings:
-        """Vectors: `.vectors` holds one for each input, in their order, as floats.
+        """Return embeddings: `.vectors` has one vector of floats for each input, in order.
 
         Args:
-            model: As clients name it.
-            input: A text or several, or the ids of tokens in place of a text.
-            principal: Who it is for; without one, `Principal("local")`.
+            model: The model's name, as clients use it.
+            input: One or more texts, each as a string or as token ids.
+            principal: The principal of the call; the default is `Principal("local")`.
             options: Further fields of an Embeddings request (`dimensions`, `user`...).
 
         Raises:
-            CallerError: The request is wrong, there is no such model, or none of its upstreams makes embeddings.
+            CallerError: The request is invalid, there is no such model, or no upstream of it supports embeddings.
             UpstreamError: Every target failed.
         """
         with self._recording_refusals(EMBEDDINGS):
             request = embedding_request(model, input, options, bounds=self._engine.runtime.bounds)
             async with self._engine.call_request(request, self._grant(principal)) as call:
-                answer, told = call.response(), call.metadata
-        assert isinstance(answer, Embeddings), "a call made in Python passes no bytes through"
-        return msgspec.structs.replace(answer, **told)
+                response, metadata = call.response(), call.metadata
+        assert isinstance(response, Embeddings), "calls from Python pass no bytes through"
+        return msgspec.structs.replace(response, **metadata)
 
     async def count_tokens(
         self, *, model: str = "", messages: Messages, principal: Principal | str | None = None, **options: Any
     ) -> TokenCount:
-        """How many tokens a request is, before it is made; the arguments are those of `complete`.
+        """Count the tokens of a request without sending it; see `complete` for the arguments.
 
-        The upstream that would serve it is asked where it has a counter, else the number is an estimate.
+        The count is the upstream's, if it can count tokens, and an estimate otherwise.
 
         Raises:
-            CallerError: The request is wrong, or there is no such model.
-            UpstreamError: Every upstream that counts failed.
+            CallerError: The request is invalid, or there is no such model.
+            UpstreamError: Every upstream that can count tokens failed.
         """
         with self._recording_refusals(CHAT):
             request = chat_request(model, messages, options, stream=False, bounds=self._engine.runtime.bounds)
@@ -293,7 +293,7 @@ class Gateway:
 
     @contextmanager
     def _recording_refusals(self, protocol: str) -> Iterator[None]:
-        """Record what is refused before it becomes a call; a mistake in the host's code is no refusal."""
+        """Record requests that are refused before they become calls; mistakes in the host's code are not recorded."""
         try:
             yield
         except MisuseError:
@@ -307,36 +307,36 @@ class Gateway:
         return self._engine.runtime.authenticator.grant(found, kind="local" if found is LOCAL else "user")
 
     def models(self) -> list[str]:
-        """Every name that can be listed: those of the configuration, and what `list_models` has found out lately."""
+        """Return all model names of the configuration, and those that the last `list_models` found at upstreams."""
         return self._engine.known_models()
 
     async def list_models(self, *, principal: Principal | str | None = None) -> list[str]:
-        """Every name that a principal may use. Upstreams are asked what they serve where the configuration doesn't say.
+        """Return all names that a principal may use; upstreams list their models if the configuration does not.
 
         Args:
-            principal: For whom; without one, `Principal("local")`.
+            principal: The principal; the default is `Principal("local")`.
         """
         return await self._engine.models(self._grant(principal))
 
     def openai(self, *, principal: Principal | str | None = None, **options: Any) -> "openai.AsyncOpenAI":
-        """The official AsyncOpenAI client, in process. `options` are its own; close it as any other.
+        """Return an official AsyncOpenAI client that calls this gateway in process; the caller closes it.
 
         Raises:
             ImportError: The SDK is not installed.
         """
         from llmproxy_asgi.inprocess import openai_client
 
-        return openai_client(self.endpoints, scope_extra=_vouched(principal), **options)
+        return openai_client(self.endpoints, scope_extra=_scope_extra(principal), **options)
 
     def anthropic(self, *, principal: Principal | str | None = None, **options: Any) -> "anthropic.AsyncAnthropic":
-        """The official AsyncAnthropic client, in process. `options` are its own; close it as any other.
+        """Return an official AsyncAnthropic client that calls this gateway in process; the caller closes it.
 
         Raises:
             ImportError: The SDK is not installed.
         """
         from llmproxy_asgi.inprocess import anthropic_client
 
-        return anthropic_client(self.endpoints, scope_extra=_vouched(principal), **options)
+        return anthropic_client(self.endpoints, scope_extra=_scope_extra(principal), **options)
 
 
 def chat_request(
@@ -347,10 +347,10 @@ def chat_request(
     stream: bool,
     bounds: Bounds = DEFAULT_BOUNDS,
 ) -> Request:
-    """A request from Chat-shaped keywords.
+    """Decode a request from the keywords of a Chat request.
 
     Raises:
-        BadRequest: One of them is wrong; `param` names it.
+        BadRequest: A keyword is invalid; `param` names it.
     """
     if isinstance(messages, str | bytes | Mapping):
         raise BadRequest("messages: expected a list of messages.", param="messages")
@@ -362,45 +362,45 @@ def chat_request(
 
     fields = _fields(CHAT, options)
 
-    def read(shaped: Sequence[Mapping[str, Any]]) -> Request:
-        request = _decoded(CHAT, {"model": model, "messages": list(shaped), "stream": stream, **fields}, bounds)
+    def decode(dicts: Sequence[Mapping[str, Any]]) -> Request:
+        request = _decoded(CHAT, {"model": model, "messages": list(dicts), "stream": stream, **fields}, bounds)
         assert isinstance(request, Request)
         return request
 
     if not any(isinstance(message, Message) for message in messages):
-        return read([message for message in messages if not isinstance(message, Message)])
+        return decode([message for message in messages if not isinstance(message, Message)])
     collected: list[Message] = []
     for message in messages:
-        collected.extend((message,) if isinstance(message, Message) else read([message]).messages)
-    settings = read([{"role": "user", "content": "-"}])
+        collected.extend((message,) if isinstance(message, Message) else decode([message]).messages)
+    settings = decode([{"role": "user", "content": "-"}])
     return msgspec.structs.replace(settings, messages=tuple(collected))
 
 
 def embedding_request(
-    model: str, given: object, options: Mapping[str, Any], *, bounds: Bounds = DEFAULT_BOUNDS
+    model: str, input_value: object, options: Mapping[str, Any], *, bounds: Bounds = DEFAULT_BOUNDS
 ) -> EmbeddingRequest:
-    """A request from the keywords of an Embeddings request.
+    """Decode a request from the keywords of an Embeddings request.
 
     Raises:
-        BadRequest: One of them is wrong; `param` names it.
+        BadRequest: A keyword is invalid; `param` names it.
     """
-    request = _decoded(EMBEDDINGS, {"model": model, "input": given, **_fields(EMBEDDINGS, options)}, bounds)
+    request = _decoded(EMBEDDINGS, {"model": model, "input": input_value, **_fields(EMBEDDINGS, options)}, bounds)
     assert isinstance(request, EmbeddingRequest)
     return request
 
 
-_SET_ELSEWHERE = {
+_CLIENT_ARGUMENTS = {
     "timeout": "set `timeout` of the provider in the configuration, or wrap the call in asyncio.timeout().",
     "extra_headers": "set `headers` of the provider in the configuration.",
 }
-"""What the vendors' clients take with each call, beside the fields of a request."""
+"""Arguments of the vendors' clients that are not fields of a request, and their replacements."""
 
 
 def _fields(protocol: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields that keywords stand for; those in `extra_body` are taken as they are.
+    """Return the request's fields from keywords and `extra_body`.
 
     Raises:
-        UnknownArgument: A keyword is no field of that protocol's requests.
+        UnknownArgument: A keyword is not a field of the protocol's requests.
     """
     fields = dict(options)
     extra = fields.pop("extra_body", None) or {}
@@ -409,21 +409,21 @@ def _fields(protocol: str, options: Mapping[str, Any]) -> dict[str, Any]:
     known = translator(protocol).inbound.fields
     for name in fields:
         if name not in known:
-            raise UnknownArgument(f"unknown argument {name!r}: {_meant(name, known)}")
+            raise UnknownArgument(f"unknown argument {name!r}: {_suggestion(name, known)}")
     return {**fields, **extra}
 
 
-def _meant(name: str, known: Iterable[str]) -> str:
+def _suggestion(name: str, known: Iterable[str]) -> str:
     from difflib import get_close_matches
 
-    if (where := _SET_ELSEWHERE.get(name)) is not None:
+    if (where := _CLIENT_ARGUMENTS.get(name)) is not None:
         return where
     near = get_close_matches(name, known, n=1)
     return f"did you mean {near[0]!r}?" if near else "pass fields that only the upstream knows in extra_body={...}."
 
 
 def _decoded(protocol: str, body: Mapping[str, Any], bounds: Bounds) -> object:
-    """A body as that protocol's callers would send it, read whole."""
+    """Encode a body as clients of the protocol send it, and decode it."""
     inbound = translator(protocol).inbound
     try:
         encoded = msgspec.json.encode(body)
@@ -445,5 +445,5 @@ def _principal(principal: Principal | str | None) -> Principal:
         raise MisuseError(f"principal is an invalid id: {error}.") from error
 
 
-def _vouched(principal: Principal | str | None) -> dict[str, object]:
+def _scope_extra(principal: Principal | str | None) -> dict[str, object]:
     return {SCOPE_KEY: _principal(principal)}

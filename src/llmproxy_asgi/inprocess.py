@@ -1,23 +1,23 @@
-"""Official SDK clients over any ASGI application: in process, streaming, no socket.
+"""Official SDK clients for any ASGI application: in process, streaming, without a socket.
 
 ```
 client.chat.completions.create(stream=True)
   └─ httpx2.AsyncClient ─ ASGITransport ─ task: await app(scope, receive, send)
        response, as soon as the head is sent ◀── send(http.response.start)
-       one piece at a time                   ◀── send(http.response.body); waits until the piece before is taken
+       one piece at a time                   ◀── send(http.response.body); waits until the previous piece is read
        response.aclose()                     ──▶ receive() -> http.disconnect, OSError from send; cancelled soon after
 ```
 
-The transport that httpx2 has for this runs the application to its end before it answers, so nothing streams
-and nobody can leave; here the answer is handed over while it is made. A failure before the head is raised to the
-caller as it is; after the head it breaks the stream off with `httpx2.RemoteProtocolError`. The read
-timeout of a request holds for its head and for each piece; the other timeouts have no meaning here.
+httpx2's own ASGI transport runs the application to its end before it responds, so it can neither stream nor be
+cancelled; this one passes the response on as it is produced. A failure before the head is raised to the caller
+unchanged; after the head it ends the stream with `httpx2.RemoteProtocolError`. The read timeout of a request applies to
+its head and to each piece; the other timeouts have no effect.
 
-Who closes what: whoever makes a client closes it (`await client.close()`, or `async with`), and that ends the
-calls which still run. The application is not closed, and its lifespan is not run.
+The code that creates a client closes it (`await client.close()`, or `async with`), which ends its open calls. The
+application is not closed, and its lifespan is not run.
 
-What it refuses to do: it opens no socket, reads no proxy settings, follows no redirect and starts no event loop; a
-call runs on the loop of its caller. It makes no decision about who is calling: that is handed over in the scope.
+It opens no socket, reads no proxy settings, follows no redirect and starts no event loop; a call runs on the loop of
+its caller. It does not decide who is calling: the scope contains the principal.
 """
 
 import asyncio
@@ -38,12 +38,12 @@ if TYPE_CHECKING:
     import anthropic
     import openai
 
-_ORIGIN = "http://gateway.invalid"  # a name that never resolves (RFC 6761): no request can leave by mistake
-_NO_KEY = "in-process"  # the SDKs insist on a key; this one is taken off again before the application sees it
+_ORIGIN = "http://gateway.invalid"  # never resolves (RFC 6761): no request can leave the process by mistake
+_NO_KEY = "in-process"  # the SDKs require a key; this one is removed before the application
 _NO_CREDENTIALS = frozenset(
     {(b"authorization", b"Bearer " + _NO_KEY.encode()), (b"x-api-key", _NO_KEY.encode())},
 )
-# Options with which an SDK's user brings a credential; some of them exclude a key.
+# SDK options that set a credential; some of them exclude a key.
 _CREDENTIAL_OPTIONS = frozenset({"api_key", "auth_token", "config", "credentials", "profile", "workload_identity"})
 _GRACE = 0.1  # seconds between http.disconnect and the cancellation
 _ENDING = 1.0  # seconds that a cancelled application has to end
@@ -58,10 +58,10 @@ def openai_client(
     scope_extra: Mapping[str, object] | None = None,
     **options: Any,
 ) -> "openai.AsyncOpenAI":
-    """The official AsyncOpenAI client, speaking to the application.
+    """Return an official AsyncOpenAI client that calls the application.
 
-    Further options are the SDK's own; it doesn't retry unless `max_retries` says so, and sends no key unless
-    `api_key` gives one. Whoever calls this closes the client, which ends its calls and not the application.
+    Options are those of the SDK; by default it doesn't retry and sends no key. The caller closes the client, which ends
+    its calls, but does not close the application.
 
     Raises:
         ImportError: the SDK is not installed.
@@ -83,7 +83,7 @@ def anthropic_client(
     scope_extra: Mapping[str, object] | None = None,
     **options: Any,
 ) -> "anthropic.AsyncAnthropic":
-    """The official AsyncAnthropic client, speaking to the application; else as `openai_client`.
+    """Return an official AsyncAnthropic client that calls the application; see `openai_client`.
 
     Raises:
         ImportError: the SDK is not installed.
@@ -111,12 +111,12 @@ def _with_defaults(options: Mapping[str, Any], *, base_url: str) -> dict[str, An
 
 
 class ASGITransport(httpx2.AsyncBaseTransport):
-    """An httpx2 transport that hands each request to an ASGI application and streams its answer.
+    """An httpx2 transport that passes each request to an ASGI application and streams its response.
 
     Args:
         app: An ASGI 3 application. It is not closed by the transport.
-        root_path: The mount that the application shall see; put before every path.
-        scope_extra: Merged into the scope of every request; an adapter hands over its principal so.
+        root_path: The mount of the application; a prefix of every path.
+        scope_extra: Merged into the scope of every request; an adapter passes its principal here.
     """
 
     def __init__(self, app: ASGIApp, *, root_path: str = "", scope_extra: Mapping[str, object] | None = None) -> None:
@@ -127,11 +127,11 @@ class ASGITransport(httpx2.AsyncBaseTransport):
 
     @override
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        """Return the response once the application has sent its head; the body follows as it is made.
+        """Return the response when the application has sent its head; its body is streamed.
 
         Raises:
-            httpx2.RemoteProtocolError: the application ended without an answer.
-            httpx2.ReadTimeout: the head did not come in the request's read timeout.
+            httpx2.RemoteProtocolError: the application ended without a response.
+            httpx2.ReadTimeout: the head did not arrive within the request's read timeout.
             Exception: whatever the application raised before its head.
         """
         exchange = _Exchange(request)
@@ -143,11 +143,11 @@ class ASGITransport(httpx2.AsyncBaseTransport):
         except BaseException:
             await exchange.aclose()
             raise
-        return httpx2.Response(head.status, headers=head.headers, stream=_AnswerStream(exchange))
+        return httpx2.Response(head.status, headers=head.headers, stream=_ResponseStream(exchange))
 
     @override
     async def aclose(self) -> None:
-        """End the calls that still run, also those that only tidy up after their answer."""
+        """End all open calls, including those that only clean up after their response."""
         await asyncio.gather(*(exchange.end() for exchange in list(self._exchanges)))
 
     def _scope(self, request: httpx2.Request) -> Scope:
@@ -177,9 +177,9 @@ class _Head:
 
 
 class _Exchange:
-    """One request: the application's task, and the reader of its answer, on one event loop.
+    """One request: the application's task, and the reader of its response, on one event loop.
 
-    Between the two lies at most one piece: `_chunk`. `_ready` wakes the reader, `_room` the sender.
+    At most one piece is buffered between them: `_chunk`. `_ready` wakes the reader, `_writable` the sender.
     """
 
     def __init__(self, request: httpx2.Request) -> None:
@@ -189,8 +189,8 @@ class _Exchange:
         self._one_piece = isinstance(request.stream, httpx2.ByteStream)
         self._head_only = request.method == "HEAD"
         self._ready = asyncio.Event()
-        self._room = asyncio.Event()
-        self._gone = asyncio.Event()
+        self._writable = asyncio.Event()
+        self._disconnect = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._head: _Head | None = None
         self._bodiless = self._head_only
@@ -198,9 +198,9 @@ class _Exchange:
         self._complete = False  # the application has sent its last message
         self._ended = False  # the application's task is over
         self._error: BaseException | None = None
-        self._left = False  # nobody reads the answer any more
+        self._closed = False  # the response is no longer read
 
-    # The application's side.
+    # Called by the application.
 
     def start(self, app: ASGIApp, scope: Scope) -> asyncio.Task[None]:
         self._task = asyncio.create_task(self._run(app, scope))
@@ -213,8 +213,8 @@ class _Exchange:
         except BaseException as raised:  # noqa: BLE001 - it belongs to the caller
             error = raised
         self._ended = True
-        self._gone.set()
-        if self._left or self._complete:
+        self._disconnect.set()
+        if self._closed or self._complete:
             if error is not None:
                 report(error, logger)
         else:
@@ -222,7 +222,7 @@ class _Exchange:
         self._ready.set()
 
     async def _receive(self) -> Message:
-        if self._upload is not None and not self._gone.is_set():
+        if self._upload is not None and not self._disconnect.is_set():
             try:
                 data = await anext(self._upload)
             except StopAsyncIteration:
@@ -232,7 +232,7 @@ class _Exchange:
             if not more:
                 self._upload = None
             return {"type": "http.request", "body": data, "more_body": more}
-        await self._gone.wait()
+        await self._disconnect.wait()
         return {"type": "http.disconnect"}
 
     async def _send(self, message: Message) -> None:
@@ -245,7 +245,7 @@ class _Exchange:
                 raise RuntimeError(f"this transport can't be sent {other!r}")
 
     def _start(self, message: Message) -> None:
-        self._refuse_if_left()
+        self._check_open()
         if self._head is not None:
             raise RuntimeError("the response has already started")
         status = int(message["status"])
@@ -259,47 +259,47 @@ class _Exchange:
             raise RuntimeError("the response has not started yet")
         if self._bodiless:
             chunk = b""
-            await asyncio.sleep(0)  # nothing here waits, and an endless sender must not hold the loop
-        while self._chunk is not None and not self._left:
-            self._room.clear()
-            await self._room.wait()
-        self._refuse_if_left()
+            await asyncio.sleep(0)  # nothing else waits here, and an endless sender must not block the loop
+        while self._chunk is not None and not self._closed:
+            self._writable.clear()
+            await self._writable.wait()
+        self._check_open()
         if self._complete:
             raise RuntimeError("the response is already complete")
         if chunk:
             self._chunk = chunk
         if not more:
             self._complete = True
-            self._gone.set()
+            self._disconnect.set()
         self._ready.set()
 
-    def _refuse_if_left(self) -> None:
-        if self._left:
+    def _check_open(self) -> None:
+        if self._closed:
             raise ClientDisconnected("the response has been closed")
 
-    # The reader's side.
+    # Called by the reader.
 
     async def wait_for_head(self) -> _Head:
         while self._head is None:
             if self._ended:
                 error, self._error = self._error, None
                 if error is None or isinstance(error, asyncio.CancelledError):
-                    raise self._broken_off("the application ended without an answer") from error
+                    raise self._protocol_error("the application ended without an answer") from error
                 raise error
             await self._wait()
         return self._head
 
     async def next_chunk(self) -> bytes | None:
-        """The next piece of the body, or None after the last one."""
+        """Return the next piece of the body; None after the last."""
         while self._chunk is None:
             if self._complete or self._head_only:
                 return None
-            if self._ended or self._left:
+            if self._ended or self._closed:
                 error, self._error = self._error, None
-                raise self._broken_off("the application did not finish its answer") from error
+                raise self._protocol_error("the application did not finish its answer") from error
             await self._wait()
         chunk, self._chunk = self._chunk, None
-        self._room.set()
+        self._writable.set()
         return chunk
 
     async def _wait(self) -> None:
@@ -311,28 +311,28 @@ class _Exchange:
             message = f"nothing came from the application in {self._timeout} seconds"
             raise httpx2.ReadTimeout(message, request=self._request) from error
 
-    def _broken_off(self, message: str) -> httpx2.RemoteProtocolError:
+    def _protocol_error(self, message: str) -> httpx2.RemoteProtocolError:
         return httpx2.RemoteProtocolError(message, request=self._request)
 
     async def aclose(self) -> None:
-        """Stop reading, and wait for an application in the middle of its answer to end.
+        """Stop reading, and wait for an application that is still responding to end.
 
-        It is told at once and cancelled 0.1 s later. What it does after its answer is its own affair until
-        the transport closes.
+        It receives a disconnect immediately and is cancelled 0.1 s later. After its response it may run until the
+        transport closes.
         """
-        self._leave()
+        self._disconnect_client()
         if not self._complete:
             await self._end(grace=_GRACE)
 
     async def end(self) -> None:
-        """Stop reading, and wait for the application to end, whatever it does."""
-        self._leave()
+        """Stop reading, and wait for the application to end in any case."""
+        self._disconnect_client()
         await self._end(grace=_ENDING if self._complete else _GRACE)
 
-    def _leave(self) -> None:
-        self._left = True
-        self._gone.set()
-        self._room.set()
+    def _disconnect_client(self) -> None:
+        self._closed = True
+        self._disconnect.set()
+        self._writable.set()
         self._ready.set()
         error, self._error = self._error, None
         if error is not None:
@@ -350,8 +350,8 @@ class _Exchange:
             logger.warning("an application did not end when it was cancelled")
 
 
-class _AnswerStream(httpx2.AsyncByteStream):
-    """The body as httpx2 wants it."""
+class _ResponseStream(httpx2.AsyncByteStream):
+    """The body as a stream of httpx2."""
 
     def __init__(self, exchange: _Exchange) -> None:
         self._exchange = exchange

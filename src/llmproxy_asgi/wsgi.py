@@ -1,4 +1,4 @@
-"""Any ASGI application seen from a WSGI server: it streams, it cancels, and a process needs one event loop.
+"""Serve an ASGI application from a WSGI server: with streaming and cancellation, on one event loop per process.
 
 ```
 worker thread (WSGI)                             event-loop thread (one per process)
@@ -6,51 +6,51 @@ worker thread (WSGI)                             event-loop thread (one per proc
 bridge(environ, start_response)
   environ -> scope                    ──begin──▶  task: await app(scope, receive, send)
   wait for the head                   ◀─wanted──  receive()
-  read a piece of wsgi.input          ──piece──▶  goes on
+  read a piece of wsgi.input          ──piece──▶  continue
                                       ◀──head───  send(http.response.start)
   start_response(status, headers)
-  next(answer)                        ◀──deque──  send(http.response.body); waits once too much is unread
-                                      ──room───▶  goes on
-  answer.close(): the client left     ──leave──▶  receive() -> http.disconnect; cancelled soon after
+  next(response)                      ◀──deque──  send(http.response.body); waits while too much is unread
+                                      ──room───▶  continue
+  response.close(): disconnected      ──close──▶  receive() -> http.disconnect; cancelled soon after
 ```
 
-What holds:
+Properties:
 
-- **One loop.** The first request starts a daemon thread with an event loop, and every bridge of the process shares
-  it, so an application's pools see one loop. It is module state, and the only such: threads can't be
-  shared through anything smaller than the process. It is keyed by pid and forgotten after a fork, so
-  preloading servers and forks after first use work; a child gets a thread of its own with its first
-  request. The last bridge that closes ends the thread, and so does the exit of the process.
-- **Back-pressure.** Of one answer at most `ahead` pieces or 64 KiB stay unread; then `send` waits.
-- **The client's leaving.** A WSGI server notices it with a write that fails, and closes the iterator. The
-  application reads `http.disconnect` and gets an `OSError` from `send` at once, and is cancelled 0.1 s
-  later. Closing never waits. Where the server shows its socket (gunicorn's and werkzeug's do) and the system
-  tells how a connection stands (Linux), it is looked at twice a second, so that nobody has to write to find out.
-  Elsewhere the scope says so (`extensions`, `llmproxy.unwatched`): an application that may be silent for
-  long has to send heartbeats, and one alone is not enough: the first write to a client that left still succeeds.
-- **Failures.** Before the head the application's exception is raised in the worker, and the server answers
-  500. After the head the iterator raises, so the server breaks the connection off: never a
-  silent truncation. A failure nobody can be told of (the client left, the answer is out) is logged.
-- **Request bodies** are read in the worker, because only the worker may read `wsgi.input`, but not before the
-  application asks for them, and a piece at a time: what it refuses by the head alone costs no thread a body. Where
-  the application answers while the worker waits for a slow client (its own clock has run out, for instance), the
-  connection's receiving side is shut, if the server shows its socket, so that the worker can send the answer. What is
-  unread then, or when an answer is out, is read for half a second at most: clients that are still sending would
-  otherwise lose the answer, and servers wait for the rest without end before they take the next request.
-  Of a body that is over `max_body` the application gets what its limit needs for a refusal in its own words: nothing
-  if the length was declared (`content-length` tells it), else `max_body` + 1 bytes; then, as after an upload broken
-  off, `http.disconnect`. If it gives up without an answer, the bridge answers 413. A body shorter than declared, or one
-  that the server can't read to its end, is broken off the same way (400).
+- **One loop.** The first request starts a daemon thread with an event loop. All bridges of the process share it, so
+  an application's pools see one loop. It is the only state of this module: threads can't be shared in anything
+  smaller than a process. It is keyed by pid and dropped after a fork, so preloading servers and forks after the first
+  use work; a child starts its own thread with its first request. The thread ends when the last bridge closes, or
+  when the process exits.
+- **Back-pressure.** At most `ahead` pieces or 64 KiB of a response are unread; then `send` waits.
+- **Disconnects.** A WSGI server notices a disconnect by a failing write, and closes the iterator. The application
+  receives `http.disconnect` and an `OSError` from `send` immediately, and is cancelled 0.1 s later. Closing never
+  waits. If the server exposes its socket (gunicorn and werkzeug do) and the system reports a connection's state
+  (Linux), the socket is checked twice a second, so no write is needed to notice a disconnect. Otherwise the scope
+  has the extension `llmproxy.unwatched`: an application that may be silent for long must send heartbeats, more than
+  one, because the first write after a disconnect succeeds.
+- **Failures.** Before the head, the application's exception is raised in the worker, and the server responds with
+  500. After the head, the iterator raises, so the server aborts the connection: no response is truncated silently. A
+  failure after a disconnect or after the complete response is logged.
+- **Request bodies** are read in the worker, because only the worker may read `wsgi.input`, piece by piece when the
+  application asks for them: a request that is refused by its headers occupies no thread for its body. If the
+  application responds while the worker waits for a slow client (after a timeout of its own, for instance), the
+  receiving side of the connection is shut down, if the server exposes its socket, so that the worker can send the
+  response. The unread rest of a body is read for half a second at most: otherwise clients that are still sending would
+  lose the response, and servers would wait for the rest without a limit before the next request.
+  Of a body over `max_body`, the application gets what it needs for its own refusal: nothing if the length was declared
+  (by `content-length`), else `max_body` + 1 bytes; then `http.disconnect`, as after an interrupted upload. If it ends
+  without a response, the bridge responds with 413. A body that is shorter than declared, or that the server can't read
+  to its end, is interrupted in the same way (400).
 - **Context.** The application runs in a copy of the worker's context variables, so traces keep their parent.
 
-What it refuses to do: it runs no lifespan, makes no decision about who is calling, buffers no answer, sets
-no loop policy and no signal handler, and never touches an event loop of the host.
+The bridge runs no lifespan, does not decide who is calling, buffers no response, sets no loop policy and no signal
+handler, and never uses an event loop of the host.
 
-Under gevent's monkey patching `threading.Thread` is a greenlet, and the loop is one greenlet of the worker
-among others. That works, because request greenlets only wait on a `threading.Condition`, which gevent makes
-cooperative, and never ask asyncio for a running loop. (Tried with gevent 26.9 and its pywsgi server: a hundred
-streams at once, and clients that leave.) One thing is lost there: host code that calls `asyncio.run` in
-a request greenlet is told that a loop is running already.
+Under gevent's monkey patching `threading.Thread` is a greenlet, and the loop is one greenlet of the worker among
+others. That works, because request greenlets only wait on a `threading.Condition`, which gevent makes cooperative, and
+never ask asyncio for a running loop. (Tested with gevent 26.9 and its pywsgi server: a hundred concurrent streams, and
+disconnecting clients.) One limitation remains: `asyncio.run` in a request greenlet of the host fails, because a loop is
+running already.
 """
 
 import asyncio
@@ -83,31 +83,31 @@ from llmproxy_asgi.wsgi_environ import (
 )
 
 _MIB = 1024 * 1024
-_UNREAD_BYTES = 64 * 1024  # of one answer, between the application and the server
-_LOOK = 0.5  # seconds between two looks at whether the client is still there
+_UNREAD_BYTES = 64 * 1024  # of one response, between the application and the server
+_CHECK_INTERVAL = 0.5  # seconds between checks of the client's socket
 _GRACE = 0.1  # seconds between http.disconnect and the cancellation
-_ENDING = 1.0  # seconds a bridge that closes gives to each step of ending its calls
-_LINGER = 0.5  # seconds in which the rest of a body is read that the application did not ask for
-_CLOSING = 5.0  # seconds a bridge that closes waits for the loop in all
+_ENDING = 1.0  # seconds that a closing bridge gives to each step of ending its calls
+_LINGER = 0.5  # seconds in which the unread rest of a body is read
+_CLOSING = 5.0  # seconds that a closing bridge waits for the loop in total
 
-_CLIENT_LEFT = 499  # no status of HTTP's: what servers write into their logs
+_CLIENT_CLOSED_REQUEST = 499  # not an HTTP status: servers log it
 
 _CLOSED = "the WSGI bridge is closed"
-_BROKEN_OFF = "the application did not finish its answer"
+_UNFINISHED = "the application did not finish its answer"
 
 logger = logging.getLogger(__name__)
 
 
 class WSGIBridge:
-    """A WSGI application that hands every request to an ASGI application.
+    """A WSGI application that passes every request to an ASGI application.
 
     Args:
         app: An ASGI 3 application. It is not closed by the bridge.
-        max_body: Bytes of a request's body that are read at most; see the module's docstring. A function is asked anew
-            for each request, for limits that may change.
-        ahead: Pieces of an answer that may be unread by the server before `send` waits.
-        on_close: Awaited on the event loop when the bridge closes, after its calls have ended; here the
-            owner of the application closes what lives on that loop. Not called if no request ever came.
+        max_body: Bytes of a request's body at most; see the module's docstring. A function is called for each
+            request, for limits that may change.
+        ahead: Pieces of a response that the server may leave unread before `send` waits.
+        on_close: Awaited on the event loop when the bridge closes, after its calls have ended, to close resources of
+            that loop. Not called if there was no request.
     """
 
     def __init__(
@@ -133,14 +133,14 @@ class WSGIBridge:
         *,
         scope_extra: Mapping[str, object] | None = None,
     ) -> Iterable[bytes]:
-        """Call the application, and return once its head has been given to `start_response`.
+        """Call the application, and return when its head has been passed to `start_response`.
 
-        The returned iterator yields each piece of the body as it comes and has a `close()`, so it may be
-        the body of a Flask response. `scope_extra` is merged into the ASGI scope.
+        The returned iterator yields the pieces of the body as they arrive and has a `close()`, so it can be the body
+        of a Flask response. `scope_extra` is merged into the ASGI scope.
 
         Raises:
-            RuntimeError: the bridge is closed, or the application ended without an answer.
-            Exception: whatever the application raised before its head.
+            RuntimeError: the bridge is closed, or the application ended without a response.
+            Exception: the application's own exception before its head.
         """
         limit = self._max_body
         try:
@@ -152,112 +152,112 @@ class WSGIBridge:
         connection = client_socket(environ)
         if connection is None:
             scope["extensions"] = {UNWATCHED: {}}
-        call = _Call(_process.enter(self), self, scope, body, connection)
-        answer = _Answer(call)
+        call = _Call(_process.attach(self), self, scope, body, connection)
+        response = _Response(call)
         try:
             call.submit()
             head = call.wait_for_head()
             if isinstance(head, HTTPStatus):
-                call.linger()
+                call.discard_body()
                 return _refuse(start_response, head)
             start_response(*encode_head(head))
         except BaseException:
-            answer.close()
+            response.close()
             raise
-        return answer
+        return response
 
     def close(self) -> None:
         """End the calls of this bridge; the last bridge of the process ends the event loop.
 
-        Waits some seconds at most. Must not be called on the bridge's own event loop. Requests
-        after it raise RuntimeError.
+        It waits a few seconds at most, and must not be called on the bridge's own event loop. Later requests raise
+        RuntimeError.
 
         Raises:
-            Exception: whatever `on_close` raised; the bridge is closed all the same.
+            Exception: the exception of `on_close`; the bridge is closed nevertheless.
         """
-        home = _process.leave(self)
-        if home is None:
+        loop_thread = _process.detach(self)
+        if loop_thread is None:
             return
         try:
-            if not home.run(self._finish(home), timeout=_CLOSING):
+            if not loop_thread.run(self._finish(loop_thread), timeout=_CLOSING):
                 logger.warning("calls of a WSGI bridge did not end in %s seconds", _CLOSING)
         finally:
-            _process.release(self, home)
+            _process.release(self, loop_thread)
 
-    async def _finish(self, home: "_LoopThread") -> None:
-        await home.end([call for call in home.calls if call.bridge is self])
+    async def _finish(self, loop_thread: "_LoopThread") -> None:
+        await loop_thread.end([call for call in loop_thread.calls if call.bridge is self])
         if self._on_close is not None:
             await self._on_close()
 
 
 class _Process:
-    """The event-loop thread of this process, and what a fork does to it."""
+    """The event-loop thread of this process; a fork drops it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._home: _LoopThread | None = None
+        self._loop_thread: _LoopThread | None = None
         self._hooked = False
-        # A child must not let go of its parent's loop: closing it would take file descriptors out of
-        # the epoll set that both still share.
+        # A child must keep a reference to its parent's loop: closing it would remove file descriptors from
+        # the epoll set that both processes share.
         self._inherited: list[_LoopThread] = []
 
-    def enter(self, bridge: WSGIBridge) -> "_LoopThread":
-        """Give the bridge the loop it runs on, started if need be."""
+    def attach(self, bridge: WSGIBridge) -> "_LoopThread":
+        """Return the loop thread for a bridge; start it if necessary."""
         with self._lock:
             if bridge._closed:  # noqa: SLF001 - a bridge's only state, guarded by this lock
                 raise RuntimeError(_CLOSED)
-            home = self._of_this_process()
-            if home is None:
-                self._hook()
-                home = self._home = _LoopThread()
-            home.bridges.add(bridge)
-            return home
+            loop_thread = self._of_this_process()
+            if loop_thread is None:
+                self._register_hooks()
+                loop_thread = self._loop_thread = _LoopThread()
+            loop_thread.bridges.add(bridge)
+            return loop_thread
 
-    def leave(self, bridge: WSGIBridge) -> "_LoopThread | None":
-        """Mark the bridge closed; the loop it has still to be ended on, if any."""
+    def detach(self, bridge: WSGIBridge) -> "_LoopThread | None":
+        """Mark the bridge as closed; return its loop thread, if it has one."""
         with self._lock:
             bridge._closed = True  # noqa: SLF001 - as above
-            home = self._of_this_process()
-            return home if home is not None and bridge in home.bridges else None
+            loop_thread = self._of_this_process()
+            return loop_thread if loop_thread is not None and bridge in loop_thread.bridges else None
 
-    def release(self, bridge: WSGIBridge, home: "_LoopThread") -> None:
+    def release(self, bridge: WSGIBridge, loop_thread: "_LoopThread") -> None:
         with self._lock:
-            home.bridges.discard(bridge)
-            if home.bridges or home is not self._home:
+            loop_thread.bridges.discard(bridge)
+            if loop_thread.bridges or loop_thread is not self._loop_thread:
                 return
-            self._home = None
-        home.stop()
+            self._loop_thread = None
+        loop_thread.stop()
 
     def _of_this_process(self) -> "_LoopThread | None":
-        if self._home is not None and self._home.pid != os.getpid():
-            self._forget()
-        return self._home
+        if self._loop_thread is not None and self._loop_thread.pid != os.getpid():
+            self._drop()
+        return self._loop_thread
 
-    def _hook(self) -> None:
+    def _register_hooks(self) -> None:
         if not self._hooked:
             self._hooked = True
             os.register_at_fork(after_in_child=self._after_fork)
             atexit.register(self._at_exit)
 
     def _after_fork(self) -> None:
-        self._lock = threading.Lock()  # the parent's may have been held by a thread that the child has not
-        self._forget()
+        self._lock = threading.Lock()  # the parent's may have been held by a thread that the child does not have
+        self._drop()
 
-    def _forget(self) -> None:
-        if self._home is not None:
-            self._inherited.append(self._home)
-            self._home = None
+    def _drop(self) -> None:
+        if self._loop_thread is not None:
+            self._inherited.append(self._loop_thread)
+            self._loop_thread = None
 
     def _at_exit(self) -> None:
-        home = self._of_this_process()
-        if home is None:
+        loop_thread = self._of_this_process()
+        if loop_thread is None:
             return
-        for bridge in list(home.bridges):
+        for bridge in list(loop_thread.bridges):
             try:
                 bridge.close()
             except Exception:
-                logger.exception("a WSGI bridge failed to close")  # and the others still have to
-        home.stop()
+                logger.exception("a WSGI bridge failed to close")  # continue with the others
+        loop_thread.stop()
 
 
 class _LoopThread:
@@ -267,7 +267,7 @@ class _LoopThread:
         self.pid = os.getpid()
         self.bridges: weakref.WeakSet[WSGIBridge] = weakref.WeakSet()
         self.calls: set[_Call] = set()  # touched on the loop only
-        # To be entered again: the garbage collector may run while it is held, and close an answer that nobody closed.
+        # Reentrant: the garbage collector may run while it is held, and close an unclosed response.
         self._lock = threading.RLock()
         self._stopping = False
         self._stopped = False
@@ -276,15 +276,15 @@ class _LoopThread:
         self._thread.start()
 
     def submit(self, callback: Callable[[], object]) -> bool:
-        """Have the callback run on the loop; False if the loop ends and won't run it."""
-        with self._lock:  # so that what was taken on before the stop is also run before it
+        """Schedule a callback on the loop; return False if the loop ends and will not run it."""
+        with self._lock:  # a callback scheduled before the stop also runs before it
             if self._stopping:
                 return False
             self._loop.call_soon_threadsafe(callback)
             return True
 
     def run(self, work: Coroutine[Any, Any, None], *, timeout: float) -> bool:
-        """Run the coroutine on the loop, and raise what it raises; False if it did not end in `timeout` seconds."""
+        """Run a coroutine on the loop; return False if it does not end within `timeout` seconds."""
         with self._lock:
             if self._stopping:
                 work.close()
@@ -315,7 +315,7 @@ class _LoopThread:
             try:
                 self._loop.run_forever()
             except BaseException:
-                # A SystemExit in somebody's task must not leave every later request waiting for ever.
+                # A SystemExit in a task must not make all later requests wait for ever.
                 logger.exception("an application tried to end the event loop of the WSGI bridges")
         try:
             self._loop.run_until_complete(self._finish())
@@ -332,7 +332,7 @@ class _LoopThread:
         await self._loop.shutdown_asyncgens()
 
     async def end(self, calls: "list[_Call]") -> None:
-        """End the calls: by http.disconnect first, and by cancelling what is left after a second."""
+        """End the calls: send http.disconnect, and cancel those that still run after a second."""
         for call in calls:
             call.disconnect()
         tasks = {call.task for call in calls if call.task is not None}
@@ -348,20 +348,20 @@ class _LoopThread:
 
 
 class _Call:
-    """One request: the application's task on the loop, and a worker thread that reads its answer.
+    """One request: the application's task on the loop, and a worker thread that reads its response.
 
-    What both touch is guarded by `_changed`; everything else belongs to the loop.
+    `_changed` guards the state that both use; the loop owns everything else.
     """
 
     def __init__(
         self,
-        home: _LoopThread,
+        loop_thread: _LoopThread,
         bridge: WSGIBridge,
         scope: Scope,
         body: RequestBody,
         connection: socket.socket | None = None,
     ) -> None:
-        self.home = home
+        self.loop_thread = loop_thread
         self._connection = connection
         self.bridge = bridge
         self.task: asyncio.Task[None] | None = None
@@ -370,48 +370,48 @@ class _Call:
         self._scope = scope
         self._head_only = scope["method"] == "HEAD"
         self._body = body
-        self._first = True  # nothing of the body has been handed on yet
-        self._fed = asyncio.Event()
-        self._broken_off = False  # the application has been told that the body ends early
-        self._gone = asyncio.Event()
-        self._room = asyncio.Event()
-        self._timer: asyncio.TimerHandle | None = None  # looks after the client, and then for the end
-        self._dismissed = False  # the application is about to be cancelled
+        self._first = True  # nothing of the body has been passed on yet
+        self._piece_read = asyncio.Event()
+        self._body_interrupted = False  # the application has received the early end of the body
+        self._disconnect = asyncio.Event()
+        self._writable = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None  # checks the client, and later cancels the task
+        self._cancelling = False  # the application is about to be cancelled
 
-        self._changed = threading.Condition(threading.RLock())  # to be entered again, as the loop thread's
-        self._wanted = False  # the application waits for a piece of the body
+        self._changed = threading.Condition(threading.RLock())  # reentrant, like the loop thread's
+        self._body_wanted = False  # the application waits for a piece of the body
         self._reading = False  # the worker is reading one
-        self._lingers = False  # the worker reads what nobody asked for
+        self._discarding = False  # the worker discards the rest of the body
         self._piece: bytes | None = None
         self._head: Head | None = None
         self._bodiless = self._head_only
         self._chunks: deque[bytes] = deque()
         self._unread = 0
-        self._stalled = False  # a send waits for room
+        self._stalled = False  # a send waits until something is read
         self._complete = False  # the application has sent its last message
         self._ended = False  # the application's task is over
         self._error: BaseException | None = None
-        self._left = False  # nobody reads the answer any more
-        self._deserted = False  # because the client has left, as we saw before the server did
+        self._closed = False  # the response is no longer read
+        self._disconnected = False  # the client has disconnected, which the server has not noticed yet
 
-    # On the loop.
+    # Called on the loop.
 
     def begin(self) -> None:
-        self.home.calls.add(self)
+        self.loop_thread.calls.add(self)
         self.task = asyncio.get_running_loop().create_task(self._run())
         if self._connection is not None:
-            self._timer = asyncio.get_running_loop().call_later(_LOOK, self._look, self._connection)
+            self._timer = asyncio.get_running_loop().call_later(_CHECK_INTERVAL, self._check_client, self._connection)
 
-    def _look(self, connection: socket.socket) -> None:
-        """Whether the client is still there."""
+    def _check_client(self, connection: socket.socket) -> None:
+        """Check whether the client is still connected, and schedule the next check."""
         self._timer = None
-        if self._left or self._complete:
+        if self._closed or self._complete:
             return
         if is_disconnected(connection):
-            self._deserted = True
+            self._disconnected = True
             self.disconnect()
         else:
-            self._timer = asyncio.get_running_loop().call_later(_LOOK, self._look, connection)
+            self._timer = asyncio.get_running_loop().call_later(_CHECK_INTERVAL, self._check_client, connection)
 
     async def _run(self) -> None:
         error: BaseException | None = None
@@ -422,17 +422,17 @@ class _Call:
         self._end(error)
 
     def _end(self, error: BaseException | None) -> None:
-        self.home.calls.discard(self)
+        self.loop_thread.calls.discard(self)
         if self._timer is not None:
             self._timer.cancel()
-        self._gone.set()
+        self._disconnect.set()
         with self._changed:
             self._ended = True
             self._stop_reading()
-            unheard = self._left or self._complete
-            self._error = None if unheard else error
+            is_unread = self._closed or self._complete
+            self._error = None if is_unread else error
             self._changed.notify_all()
-        if unheard and error is not None:
+        if is_unread and error is not None:
             report(error, logger)
 
     async def _receive(self) -> Message:
@@ -446,26 +446,26 @@ class _Call:
             self._first = False
             return {"type": "http.request", "body": b"", "more_body": body.refusal is not None}
         if body.refusal is not None:
-            self._broken_off = True
+            self._body_interrupted = True
         else:
-            await self._gone.wait()
+            await self._disconnect.wait()
         return {"type": "http.disconnect"}
 
     async def _fetch(self) -> bytes | None:
-        """The next piece of the body, which the worker reads; None if the call ends before it comes."""
+        """Wait for the next piece of the body, which the worker reads; return None if the call ends before."""
         while True:
             with self._changed:
                 data, self._piece = self._piece, None
-                if data is not None or self._gone.is_set():
+                if data is not None or self._disconnect.is_set():
                     return data
-                self._fed.clear()
-                self._wanted = not self._reading  # else it still reads for a task that was cancelled
+                self._piece_read.clear()
+                self._body_wanted = not self._reading  # otherwise it still reads for a cancelled task
                 self._changed.notify_all()
-            await self._fed.wait()
+            await self._piece_read.wait()
 
     def _stop_reading(self) -> None:
-        """Release a worker that waits for its client; must be called with `_changed` held."""
-        self._wanted = False
+        """Interrupt a worker that waits for its client; `_changed` must be held."""
+        self._body_wanted = False
         if self._reading and self._connection is not None:
             stop_reading(self._connection)
 
@@ -478,9 +478,9 @@ class _Call:
                 more = bool(message.get("more_body", False))
                 if self._bodiless and self._head is not None:
                     chunk = b""
-                    await asyncio.sleep(0)  # nothing here waits, and an endless sender must not hold the loop
+                    await asyncio.sleep(0)  # nothing else waits here, and an endless sender must not block the loop
                 while not self._offer(chunk, more=more):
-                    await self._room.wait()
+                    await self._writable.wait()
             case other:
                 raise RuntimeError(f"a WSGI server can't be sent {other!r}")
 
@@ -488,7 +488,7 @@ class _Call:
         status = int(message["status"])
         head = Head(status=status, headers=[(bytes(k), bytes(v)) for k, v in message.get("headers", ())])
         with self._changed:
-            self._refuse_if_left()
+            self._check_open()
             if self._head is not None:
                 raise RuntimeError("the response has already started")
             self._head = head
@@ -498,44 +498,44 @@ class _Call:
             self._changed.notify_all()
 
     def _offer(self, chunk: bytes, *, more: bool) -> bool:
-        """Hand a piece to the worker; False if too much is unread, and `_room` will say when not."""
+        """Pass a piece to the worker; return False if too much is unread: `_writable` is set when there is room."""
         with self._changed:
             if self._head is None:
                 raise RuntimeError("the response has not started yet")
             if self._complete:
                 raise RuntimeError("the response is already complete")
-            self._refuse_if_left()
+            self._check_open()
             if len(self._chunks) >= self._ahead or self._unread >= _UNREAD_BYTES:
                 self._stalled = True
-                self._room.clear()
+                self._writable.clear()
                 return False
-            # An empty piece that isn't the last one is how an application has its head sent at once.
+            # An application sends an empty piece that isn't the last one to send its head immediately.
             if chunk or (more and not self._bodiless):
                 self._chunks.append(chunk)
                 self._unread += len(chunk)
             if not more:
                 self._complete = True
-                self._gone.set()
+                self._disconnect.set()
             self._changed.notify_all()
             return True
 
-    def _refuse_if_left(self) -> None:
-        if self._left:
-            raise ClientDisconnected("the client has left")
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ClientDisconnected("the client has disconnected")
 
     def disconnect(self) -> None:
-        """Tell the application that the client left, and cancel it soon if it goes on answering."""
-        self._gone.set()
-        self._fed.set()
-        self._room.set()
+        """Send the application a disconnect, and cancel it soon if it is still responding."""
+        self._disconnect.set()
+        self._piece_read.set()
+        self._writable.set()
         with self._changed:
-            self._left = True
+            self._closed = True
             self._stop_reading()
             answering = not (self._complete or self._ended)
             self._changed.notify_all()
-        # What an application does after its answer is its own affair, until the bridge closes.
-        if answering and not self._dismissed:
-            self._dismissed = True
+        # After its response, an application may run until the bridge closes.
+        if answering and not self._cancelling:
+            self._cancelling = True
             if self._timer is not None:
                 self._timer.cancel()
             self._timer = asyncio.get_running_loop().call_later(_GRACE, self.cancel)
@@ -544,68 +544,68 @@ class _Call:
         if self.task is not None:
             self.task.cancel()
 
-    # In the worker thread.
+    # Called in the worker thread.
 
     def submit(self) -> None:
-        if not self.home.submit(self.begin):
+        if not self.loop_thread.submit(self.begin):
             raise RuntimeError(_CLOSED)
 
     def wait_for_head(self) -> Head | HTTPStatus:
-        """The application's head, or the status with which to refuse a body it could not take."""
+        """Wait for the application's head; return the status of a refusal if it could not read the body."""
         with self._changed:
-            while self._head is None and not (self._ended or self._left):
+            while self._head is None and not (self._ended or self._closed):
                 self._wait()
             if self._head is not None:
                 return self._head
-            if self._deserted:
+            if self._disconnected:
                 self._complete = True
-                return Head(status=_CLIENT_LEFT, headers=[(b"content-length", b"0")])  # for the server's log
+                return Head(status=_CLIENT_CLOSED_REQUEST, headers=[(b"content-length", b"0")])  # for the server's log
             error, self._error = self._error, None
-            closed = self._left
+            closed = self._closed
         refusal = self._body.refusal
-        if self._broken_off and refusal is not None and not isinstance(error, asyncio.CancelledError):
-            logger.debug("the application gave up on a broken off request body", exc_info=error)
+        if self._body_interrupted and refusal is not None and not isinstance(error, asyncio.CancelledError):
+            logger.debug("the application ended after an interrupted request body", exc_info=error)
             return refusal
         if isinstance(error, Exception):
             raise error
         raise RuntimeError(_CLOSED if closed else "the application ended without an answer") from error
 
     def next_chunk(self) -> bytes | None:
-        """The next piece of the body, or None after the last one.
+        """Return the next piece of the body; None after the last.
 
         Raises:
-            BrokenPipeError: the client has left.
-            RuntimeError: the application failed in the middle of its answer.
+            BrokenPipeError: the client has disconnected.
+            RuntimeError: the application failed within its response.
         """
         with self._changed:
             if self._head_only:
                 return None
-            while not (self._chunks or self._complete or self._ended or self._left):
+            while not (self._chunks or self._complete or self._ended or self._closed):
                 self._wait()
             if self._chunks:
                 chunk = self._chunks.popleft()
                 self._unread -= len(chunk)
-                # At half, so that a fast application is woken once for many pieces.
+                # When half is read, so that a fast application is woken once for many pieces.
                 wake = self._stalled and 2 * len(self._chunks) <= self._ahead and 2 * self._unread <= _UNREAD_BYTES
                 if wake:
                     self._stalled = False
             elif self._complete:
                 return None
-            elif self._deserted:
-                raise BrokenPipeError(errno.EPIPE, "the client has left")  # as if the server had seen it first
+            elif self._disconnected:
+                raise BrokenPipeError(errno.EPIPE, "the client has disconnected")  # as if the server had noticed it
             else:
                 error, self._error = self._error, None
-                raise RuntimeError(_CLOSED if self._left else _BROKEN_OFF) from error
+                raise RuntimeError(_CLOSED if self._closed else _UNFINISHED) from error
         if wake:
-            self.home.submit(self._room.set)
+            self.loop_thread.submit(self._writable.set)
         return chunk
 
     def _wait(self) -> None:
-        """Wait for a change, with `_changed` held once; if the application waits for its body, read a piece of it."""
-        if not self._wanted:
+        """Wait for a change, with `_changed` held once; read a piece of the body if the application waits for it."""
+        if not self._body_wanted:
             self._changed.wait()
             return
-        self._wanted, self._reading = False, True
+        self._body_wanted, self._reading = False, True
         self._changed.release()
         try:
             piece = self._body.read()
@@ -613,42 +613,42 @@ class _Call:
             self._changed.acquire()
             self._reading = False
         self._piece = piece
-        self.home.submit(self._fed.set)
+        self.loop_thread.submit(self._piece_read.set)
 
-    def linger(self) -> None:
-        """Read what is left of the body, for a moment, where the server shows its socket."""
-        if self._connection is None or not self._body.has_unread or self.home.pid != os.getpid():
+    def discard_body(self) -> None:
+        """Read the rest of the body for a moment, if the server exposes its socket."""
+        if self._connection is None or not self._body.has_unread or self.loop_thread.pid != os.getpid():
             return
-        self._lingers = True
-        if not self.home.submit(lambda: asyncio.get_running_loop().call_later(_LINGER, self._stop_lingering)):
-            self._stop_lingering()
+        self._discarding = True
+        if not self.loop_thread.submit(lambda: asyncio.get_running_loop().call_later(_LINGER, self._stop_discarding)):
+            self._stop_discarding()
         self._body.discard()
         with self._changed:
-            self._lingers = False
+            self._discarding = False
 
-    def _stop_lingering(self) -> None:
-        with self._changed:  # not a moment later: the connection may serve its next request then
-            if self._lingers and self._connection is not None:
+    def _stop_discarding(self) -> None:
+        with self._changed:  # under the lock: afterwards the connection may serve its next request
+            if self._discarding and self._connection is not None:
                 stop_reading(self._connection)
 
-    def leave(self) -> None:
-        """Stop reading. Returns at once; the application is told and ended on the loop."""
-        if self.home.pid != os.getpid():
-            return  # inherited by a fork: the call belongs to the parent
+    def close(self) -> None:
+        """Stop reading, and return immediately; the application is disconnected on the loop."""
+        if self.loop_thread.pid != os.getpid():
+            return  # inherited in a fork: the call belongs to the parent
         with self._changed:
-            done = self._left or self._ended or (self._complete and not self._chunks)
-            self._left = True
+            done = self._closed or self._ended or (self._complete and not self._chunks)
+            self._closed = True
             error, self._error = self._error, None
         if error is not None:
             report(error, logger)
         if not done:
-            self.home.submit(self.disconnect)
+            self.loop_thread.submit(self.disconnect)
 
 
-class _Answer:
-    """The body as WSGI wants it: an iterator with `close()`.
+class _Response:
+    """The body of a WSGI response: an iterator with `close()`.
 
-    Apart from `_Call`, so that an iterator dropped without `close()` is noticed although the task lives on.
+    It is separate from `_Call`, so that dropping it without `close()` is noticed although the task still runs.
     """
 
     __slots__ = ("__weakref__", "_call")
@@ -666,11 +666,11 @@ class _Answer:
         return chunk
 
     def close(self) -> None:
-        self._call.leave()
-        self._call.linger()
+        self._call.close()
+        self._call.discard_body()
 
     def __del__(self) -> None:
-        self._call.leave()
+        self._call.close()
 
 
 def _refuse(start_response: StartResponse, status: HTTPStatus) -> Iterable[bytes]:

@@ -842,7 +842,7 @@ class Connection:
 
 @pytest.fixture
 def connection(monkeypatch: pytest.MonkeyPatch) -> Connection:
-    monkeypatch.setattr(wsgi, "_LOOK", 0.001)
+    monkeypatch.setattr(wsgi, "_CHECK_INTERVAL", 0.001)
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setattr(socket, "TCP_INFO", 11, raising=False)
     return Connection()
@@ -1120,7 +1120,7 @@ def test_garbage_collector_may_close_a_forgotten_answer_at_any_moment() -> None:
 
         gc.disable()
         assert next(Cycle().answer) == b"one"
-        loop = wsgi._process._home._loop
+        loop = wsgi._process._loop_thread._loop
         submit = loop.call_soon_threadsafe
 
         def collecting(*work, **context):

@@ -30,5 +30,5 @@ if os.environ.get("SERVED_DRAINS"):  # as docs/operation.md shows it
 
 @app.get("/state")
 def show() -> Response:
-    home = _process._home
+    home = _process._loop_thread
     return jsonify(state(proxy, None if home is None else home._loop))
