@@ -1,7 +1,7 @@
 """Keep keys out of the access logs of servers.
 
 Gemini's clients may send their key in the query (`?key=`). The gateway logs no query, but servers write the request
-line into their access logs. This module changes no logging by itself: a host adds the filter to its server's logger.
+line into their access logs. This module configures no logging: a host adds the filter to its server's logger.
 """
 
 import logging

@@ -2,7 +2,7 @@
 
 The order is fixed: a key of this gateway, then a principal that an adapter put into the scope, then the host's hook. A
 request without any of these is refused, and nothing that a client sends can name a principal. Credentials that a
-browser adds by itself count only where no page of another site can have sent the request.
+browser adds automatically count only where no page of another site can have sent the request.
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -45,7 +45,7 @@ class Authenticator:
         identify: The host's hook.
         csrf: The host's own check of a CSRF token, for browsers that do not send the origin of a request.
         limits: The limits of each caller without a machine key; None: unlimited.
-        origins: Further origins whose pages may call with credentials that a browser adds by itself.
+        origins: Further origins whose pages may call with credentials that a browser adds automatically.
         attempts: Failed attempts so far.
         failed_attempts_per_minute: Failed attempts of one address before it is rate limited; None: unlimited.
 

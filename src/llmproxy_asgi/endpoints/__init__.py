@@ -1,1 +1,1 @@
-"""What is served over HTTP: raw ASGI, one file per family of paths."""
+"""The HTTP endpoints: plain ASGI, one file per family of paths."""

@@ -1,6 +1,6 @@
 """One HTTP request and its response on plain ASGI.
 
-It bounds the request body, watches for a disconnect, and writes the response. It knows no protocol.
+It bounds the request body, watches for a disconnect, and writes the response. It knows no protocol and no call.
 """
 
 import asyncio
@@ -19,7 +19,6 @@ from starlette.types import Message, Receive, Scope, Send
 from llmproxy_asgi.disconnect import UNWATCHED, ClientDisconnected
 from llmproxy_asgi.errors import BadRequest, BodyTimeout, BodyTooLarge, WrongMediaType
 from llmproxy_asgi.execution.bodies import HeldBody
-from llmproxy_asgi.facts import NO_OBSERVERS, CallContext, Observers
 from llmproxy_asgi.wire.compression import CompressionError, Inflater, encodings, inflater
 
 HeaderPairs = Iterable[tuple[bytes, bytes]]
@@ -57,7 +56,6 @@ class HTTPConnection:
         scope: An ASGI `http` scope.
         receive: The request's `receive`.
         send: The request's `send`.
-        observers: Receive refusals.
         write_timeout: Seconds that the client may accept nothing of a large response.
 
     Attributes:
@@ -65,25 +63,18 @@ class HTTPConnection:
         host_error: The exception of the host's own `receive` or `send`; the host handles it.
         received: Bytes of the body received so far.
         headers: The request's headers: names in lower case, repeated ones joined by a comma.
-        context: The context of the request's call, once there is one.
-        explains: Whether the response describes the call step by step.
-        shows_reasons: Whether these steps include failure reasons, which only administrators may see.
         started: Whether the response has started.
     """
 
     __slots__ = (
-        "context",
         "disconnected",
-        "explains",
         "headers",
         "host_error",
-        "observers",
         "receive",
         "received",
         "request_id",
         "scope",
         "send",
-        "shows_reasons",
         "started",
         "write_timeout",
     )
@@ -94,17 +85,12 @@ class HTTPConnection:
         receive: Receive,
         send: Send,
         *,
-        observers: Observers = NO_OBSERVERS,
         write_timeout: float = 60.0,
     ) -> None:
-        self.observers = observers
         self.write_timeout = write_timeout
         self.disconnected = False
         self.host_error: Exception | None = None
         self.received = 0
-        self.context: CallContext | None = None
-        self.explains = False
-        self.shows_reasons = False
         self.scope = scope
         self.receive = receive
         self.send = send

@@ -6,8 +6,9 @@ from urllib.parse import parse_qs
 
 from starlette.types import Receive, Scope, Send
 
-from llmproxy_asgi.endpoints.calls import fail, serve_call
+from llmproxy_asgi.endpoints.calls import CallHandler
 from llmproxy_asgi.endpoints.connection import HTTPConnection
+from llmproxy_asgi.endpoints.errors import handle_error
 from llmproxy_asgi.endpoints.metrics import PATH as METRICS
 from llmproxy_asgi.endpoints.metrics import serve_metrics
 from llmproxy_asgi.endpoints.models import list_models, show_model
@@ -98,27 +99,26 @@ class Endpoints:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        runtime = self.engine.runtime
-        connection = HTTPConnection(
-            scope, receive, send, observers=runtime.observers, write_timeout=runtime.config.limits.write_timeout
-        )
+        write_timeout = self.engine.runtime.config.limits.write_timeout
+        connection = HTTPConnection(scope, receive, send, write_timeout=write_timeout)
         path = routed_path(scope)
         if path not in CALLS:
             path = canonical_path(path)
         protocol = CALLS.get(path)
         if protocol is not None and scope["method"] == "POST":
             background = self.stored.begin if protocol == RESPONSES else None
-            await serve_call(self.engine, connection, translator(protocol).inbound, background=background)
+            inbound = translator(protocol).inbound
+            await CallHandler(self.engine, connection, inbound, background=background).serve()
         elif scope["method"] == "POST" and path in COUNTS:
             protocol, parameters = COUNTS[path]
-            await serve_call(
-                self.engine, connection, translator(protocol).inbound, path_parameters=parameters, counts=True
-            )
+            inbound = translator(protocol).inbound
+            handler = CallHandler(self.engine, connection, inbound, path_parameters=parameters, counts=True)
+            await handler.serve()
         elif scope["method"] == "POST" and (operation := model_in(path)) is not None:
             method = operation["method"]
             inbound = translator(GEMINI_METHODS[method]).inbound
             parameters = {**operation, "alt": _query_value(scope, "alt") or "json"}
-            await serve_call(
+            handler = CallHandler(
                 self.engine,
                 connection,
                 inbound,
@@ -126,6 +126,7 @@ class Endpoints:
                 key_in_query=True,
                 counts=method == COUNT,
             )
+            await handler.serve()
         else:
             await self._other(connection, path, protocol)
         if connection.disconnected:
@@ -136,7 +137,7 @@ class Endpoints:
         try:
             await self._route(connection, path, inbound)
         except Exception as error:  # noqa: BLE001  every error becomes a response
-            await fail(connection, inbound, error)
+            await handle_error(connection, inbound, error, self.engine.runtime.observers)
 
     async def _route(self, connection: HTTPConnection, path: str, inbound: AnyInbound) -> None:
         if path in CALLS or path in COUNTS or model_in(path) is not None:

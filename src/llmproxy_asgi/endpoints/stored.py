@@ -49,7 +49,7 @@ class StoredResponses:
         connection: HTTPConnection,
         inbound: AnyInbound,
         inbound_request: InboundRequest,
-        entry: AdmittedRequest,
+        admitted: AdmittedRequest,
         *,
         strict: bool,
     ) -> None:
@@ -57,14 +57,14 @@ class StoredResponses:
         run = await self._background.begin(
             inbound_request,
             inbound,
-            entry.grant,
-            reservation=entry.reservation,
+            admitted.grant,
+            reservation=admitted.reservation,
             headers=connection.headers,
             strict=strict,
             request_id=connection.request_id,
         )
         if run.task is not None:
-            release_body = entry.detach_body()
+            release_body = admitted.detach_body()
             run.task.add_done_callback(lambda _: release_body())
         if inbound_request.stream:
             await self._stream(connection, run.read())

@@ -31,7 +31,7 @@ from llmproxy_asgi.facts import (
 OTHER = "other"
 """The label of all names that are not in the configuration."""
 
-NOBODY = "none"
+NO_PROVIDER = "none"
 """The label of the provider if none was called, or none is known."""
 
 FAST_BUCKETS = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
@@ -273,7 +273,7 @@ class Collector:
         )
 
     def _provider(self, name: str) -> str:
-        return name if name in self._names.providers else OTHER if name else NOBODY
+        return name if name in self._names.providers else OTHER if name else NO_PROVIDER
 
     def _model(self, name: str) -> str:
         """Return the label of a name that a caller used; the cache of callers' names is bounded."""
