@@ -38,11 +38,11 @@ from llmproxy_asgi.conversation_state.reasoning import (
 )
 from llmproxy_asgi.conversation_state.responses import ResponseStore
 from llmproxy_asgi.errors import BadRequest, GatewayError, InternalError, UpstreamProtocolError
-from llmproxy_asgi.execution.attempt import Answered, Attempt, Job
+from llmproxy_asgi.execution.attempt import AnyResponse, Attempt, Job
 from llmproxy_asgi.execution.executor import Opened
 from llmproxy_asgi.execution.lazy_request import AnyRequest, DecodedRequest
 from llmproxy_asgi.execution.reservation import Reservation
-from llmproxy_asgi.execution.tokens import size_of
+from llmproxy_asgi.execution.tokens import estimate_tokens
 from llmproxy_asgi.facts import CallContext
 from llmproxy_asgi.principal import Owner
 from llmproxy_asgi.providers.target import Target
@@ -222,7 +222,7 @@ class Call:
         if isinstance(whole, Response) and (entries := extract_reasoning(whole, words=words, before=before)):
             await self.keep(entries)
 
-    async def _decode_passthrough(self) -> Answered | None:
+    async def _decode_passthrough(self) -> AnyResponse | None:
         """Decode a complete response that passes through, for reasoning to cache; None if it has no tool calls."""
         whole = self._attempt.whole
         if not isinstance(whole, Batch) or not whole.raw or b'"tool_calls"' not in whole.raw:
@@ -234,7 +234,7 @@ class Call:
             upstream=route.upstream,
             received_at=SYSTEM.now(),
         )
-        decoded: Answered = await self.worker.run(decode, whole.raw) if self.heavy else decode(whole.raw)
+        decoded: AnyResponse = await self.worker.run(decode, whole.raw) if self.heavy else decode(whole.raw)
         return decoded
 
     async def check(self) -> None:
@@ -338,7 +338,7 @@ class Call:
                 )
 
     def _estimated_usage(self) -> Usage:
-        return Usage(input=size_of(self._job).input, estimated=True)
+        return Usage(input=estimate_tokens(self._job).input, estimated=True)
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -390,7 +390,7 @@ class Call:
         read, attempt = self.next, self._attempt
         while True:
             if isinstance(attempt, Attempt):
-                attempt.move_here()
+                attempt.adopt_current_task()
             if (batch := await read()) is None:
                 return
             if entries := self.tap.feed(batch.events):
@@ -400,7 +400,7 @@ class Call:
                     raise event.error
                 yield event
 
-    def response(self) -> Batch | Answered:
+    def response(self) -> Batch | AnyResponse:
         """Return the complete response of an unstreamed call: if it passes through, a `Batch` with it as `raw`."""
         whole = self._attempt.whole
         if whole is None:

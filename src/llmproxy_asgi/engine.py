@@ -20,7 +20,7 @@ from llmproxy_asgi.execution.attempt import Job
 from llmproxy_asgi.execution.bodies import HeldBody
 from llmproxy_asgi.execution.counting import Counted
 from llmproxy_asgi.execution.lazy_request import AnyRequest, DecodedRequest, LazyRequest
-from llmproxy_asgi.execution.open_calls import going_down
+from llmproxy_asgi.execution.open_calls import shutting_down
 from llmproxy_asgi.execution.reservation import Reservation
 from llmproxy_asgi.facts import CallContext
 from llmproxy_asgi.principal import Owner
@@ -84,7 +84,7 @@ class Engine:
         """
         runtime = self.runtime
         if runtime.open_calls.draining:
-            raise going_down()
+            raise shutting_down()
         reservation = _reservation(runtime, grant.owner, grant, spends=spends)
         if reservation is not None:
             reservation.reserve_early()

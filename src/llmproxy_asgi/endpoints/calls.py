@@ -17,7 +17,7 @@ from llmproxy_asgi.endpoints.errors import handle_error, internal_error
 from llmproxy_asgi.endpoints.headers import Headers, attempt_headers, model_headers
 from llmproxy_asgi.engine import AdmittedRequest, Engine
 from llmproxy_asgi.errors import BadRequest, GatewayError
-from llmproxy_asgi.execution.open_calls import going_down
+from llmproxy_asgi.execution.open_calls import shutting_down
 from llmproxy_asgi.facts import CallContext
 from llmproxy_asgi.rendering import ResponseStream, error_event, open_stream, render
 from llmproxy_asgi.translators.base import HEAVY_BYTES, AnyInbound, InboundRequest
@@ -174,7 +174,7 @@ class CallHandler:
                         await _copy(stream, keepalive)
             except asyncio.CancelledError:
                 if connection.started and not connection.disconnected:
-                    await self._send_final_event(self._final_event(stream, going_down()))
+                    await self._send_final_event(self._final_event(stream, shutting_down()))
                 raise
             except ClientDisconnected:
                 raise

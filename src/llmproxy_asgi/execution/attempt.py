@@ -1,7 +1,7 @@
-"""One try on one target: the request goes out, and the answer comes back a read at a time.
+"""One attempt on one target: send the request, and read the response one read at a time.
 
 An attempt knows neither the caller nor any other attempt. It raises until it has begun; from then on a failure is the
-last event of what `next()` gives. Whoever began it closes it.
+last event of `next()`. The executor that begins it hands it to the call, which closes it.
 """
 
 import asyncio
@@ -15,9 +15,9 @@ import msgspec
 from llmproxy_asgi.conversation import UNDATED, Batch, Ended, Failed, Request, Response, Started, StreamEvent
 from llmproxy_asgi.errors import GatewayError, UpstreamError, UpstreamProtocolError
 from llmproxy_asgi.execution.admission_queue import UNLIMITED
-from llmproxy_asgi.execution.clocks import Clocks
+from llmproxy_asgi.execution.attempt_timer import AttemptTimer
 from llmproxy_asgi.execution.lazy_request import LazyRequest
-from llmproxy_asgi.execution.reasons import answered, disclosed
+from llmproxy_asgi.execution.reasons import describe_response, redact_error
 from llmproxy_asgi.facts import CallContext
 from llmproxy_asgi.providers.base import Credential, HeaderList
 from llmproxy_asgi.providers.target import Route, Target
@@ -31,35 +31,36 @@ from llmproxy_asgi.transport import Address, Pool, UpstreamResponse
 from llmproxy_asgi.worker import Worker
 
 _LAST = (Failed, Ended)
-_LARGEST_ERROR = 256 * 1024
+_MAX_ERROR = 256 * 1024
+"""Bytes of an error response that are read."""
 _STEP = 32 * 1024
 """Bytes of a stream that are decoded in one step of the event loop."""
-_LARGE_ANSWER = 256 * 1024
-"""Bytes of a whole answer that are read on the event loop."""
+_LARGE = 256 * 1024
+"""Bytes of a whole response from which on it is decoded off the event loop."""
 _TOO_LARGE = "The upstream's response is larger than this gateway accepts."
 _SSE = "text/event-stream"
 _SPACE = b" \t\r\n"
-_LOOK = 1024
-"""Bytes of a whole answer in which its first letter is looked for."""
+_HEAD = 1024
+"""Bytes at the start of a whole response that are searched for its first character."""
 
 _T = TypeVar("_T")
 
-Answered: TypeAlias = Response | Embeddings
+AnyResponse: TypeAlias = Response | Embeddings
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """What is to be done, whoever does it.
+    """The work of one call, independent of who performs it.
 
     Args:
-        protocol: The caller's.
-        stream: Whether the answer is wanted as it comes.
-        request: The request, decoded where its bytes cannot be passed on.
-        inbound_request: The request as it came. None: it was made in Python and its caller reads events, so nothing
+        protocol: The caller's protocol.
+        stream: Whether the response is streamed.
+        request: The request, decoded only if its bytes can't pass through.
+        inbound_request: The request as received. None: it was made in Python and its caller reads events, so nothing
             passes through.
-        strict: Whether a target that cannot take the request as it is said is unfit for it.
-        heavy: Whether the request is read and written off the event loop.
-        context: Where it is noted how the call goes.
-        tokens: How many it is estimated to be, in and out; 0 where nobody counts them.
+        strict: Whether a target that can't take the request without a loss is unsuitable.
+        heavy: Whether the request is decoded and encoded off the event loop.
+        context: Records the steps of the call.
+        tokens: The estimated size, input and output; 0 where no limit counts tokens.
     """
 
     protocol: str
@@ -81,7 +82,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
             heavy=inbound_request.heavy,
         )
 
-    def passed_on(self, inbound_request: InboundRequest, route: Route) -> InboundRequest:
+    def passthrough_request(self, inbound_request: InboundRequest, route: Route) -> InboundRequest:
         """Return the request to pass through, with cached reasoning restored if the upstream requires it."""
         if not self.request.restores_reasoning or not route.outbound.lacks_reasoning(inbound_request, route.upstream):
             return inbound_request
@@ -92,37 +93,36 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Attempt:
-    """One try. Make it, `await begin()`, then read; `await close()` always.
+    """One attempt: create it, `await begin()`, then read; always `await close()`.
 
     Args:
-        job: What is to be done.
-        target: Where.
-        credential: What signs it.
-        upstream_request: The request, where it is another than the job's own encoding. The answer still passes
-            through if it can.
+        job: The work.
+        target: Where the request is sent.
+        credential: What authenticates it.
+        upstream_request: The request, if it differs from the job's own encoding. The response still passes through if
+            it can.
 
     Raises:
-        Unsupported: The target cannot take the request; if the job is strict: not without a loss.
-        BadRequest: The request is broken.
+        Unsupported: The target can't take the request; for a strict job: not without a loss.
+        BadRequest: The request is invalid.
 
     Attributes:
-        first: The first batch of a stream, read when it began.
-        heavy: Whether the whole answer is read and written off the event loop.
-        route: How the target is spoken to.
-        permit: What it has taken of its provider's limits; given back when it is closed.
+        first: The first batch of a stream, read by `begin`.
+        heavy: Whether a whole response is decoded and encoded off the event loop.
+        route: The target with the protocol of this call.
+        permit: What the call holds of its provider's limits; released by `close`.
         on_end: Receives the end of a stream once: None, or the upstream's failure. Set when the attempt has begun.
-        passthrough: The request whose bytes were passed on, so that the answer's are, too; None where both are
-            translated.
-        whole: The answer, where no stream was wanted; a `Batch` where it is in the caller's own protocol already.
+        passthrough: The request whose bytes were passed through, so that the response's are, too; None: translation.
+        whole: The response, if it is not streamed; a `Batch` if it is in the caller's own protocol already.
     """
 
     __slots__ = (
-        "_ahead",
-        "_answer",
-        "_clocks",
+        "_bytes_left",
         "_decoder",
         "_ended",
-        "_left",
+        "_response",
+        "_timer",
+        "_unread",
         "credential",
         "first",
         "heavy",
@@ -143,9 +143,9 @@ class Attempt:
         self.target = target
         self.credential = credential
         self.first: Batch | None = None
-        self.whole: Batch | Answered | None = None
-        self._ahead = b""
-        self._answer: UpstreamResponse | None = None
+        self.whole: Batch | AnyResponse | None = None
+        self._unread = b""
+        self._response: UpstreamResponse | None = None
         self._decoder: StreamDecoder | None = None
         self._ended = False
         self.heavy = False
@@ -161,7 +161,9 @@ class Attempt:
             upstream_request = (
                 route.outbound.encode(job.request.for_upstream(route.upstream), route.upstream)
                 if self.passthrough is None
-                else route.outbound.passthrough_request(job.passed_on(self.passthrough, route), route.upstream)
+                else route.outbound.passthrough_request(
+                    job.passthrough_request(self.passthrough, route), route.upstream
+                )
             )
             if job.inbound_request is not None and job.inbound_request.warnings:
                 every = tuple(dict.fromkeys((*job.inbound_request.warnings, *upstream_request.warnings)))
@@ -173,136 +175,136 @@ class Attempt:
         self.upstream_request: UpstreamRequest = upstream_request
 
     async def begin(self, pool: Pool, *, largest: int, worker: Worker) -> None:
-        """Send the request and read until the answer has something to say, or is whole.
+        """Send the request and read until the response has its first event, or is complete.
 
         Args:
             pool: The provider's connections.
-            largest: Bytes that the answer may have: whole, or over all of a stream.
-            worker: Where a large answer is read.
+            largest: The maximum size of the response, whole or streamed, in bytes.
+            worker: Decodes a large response.
 
         Raises:
-            UpstreamError: It failed; nothing of it has been shown to anybody.
+            UpstreamError: The attempt failed; nothing has reached the caller.
         """
         timeouts, stream = self.target.provider.config.timeout, self.job.stream
-        self._clocks = Clocks(timeouts)
-        self._left = largest
+        self._timer = AttemptTimer(timeouts)
+        self._bytes_left = largest
         route = self.route
         url = route.stream_address if stream else route.address
         try:
-            answer = self._answer = await self._upstreams_turn(
+            response = self._response = await self._timed(
                 pool.open(
                     "POST",
                     url,
-                    self._headers(route),
+                    self._headers(),
                     self.upstream_request.body,
                     connect=timeouts.connect,
-                    progress=self._clocks,
+                    progress=self._timer,
                 )
             )
-            if answer.status >= 300:
-                raise await self._refusal(answer, route, url)
+            if response.status >= 300:
+                raise await self._read_error(response, url)
             if stream:
-                await self._begin_stream(answer, worker)
+                await self._begin_stream(response, worker)
             else:
-                await self._read_whole(answer, worker)
+                await self._read_whole(response, worker)
         except UpstreamError as error:
-            found = self._disclosed(error)
-            if found is error:
+            redacted = self._redacted(error)
+            if redacted is error:
                 raise
-            raise found from error
+            raise redacted from error
 
     async def next(self) -> Batch | None:
-        """The next batch of a stream that holds anything; None after the last.
+        """Return the next batch of a stream that is not empty; None after the last.
 
         A failure is a batch that ends with `Failed`. This runs once per read of every stream, so the wait for the
-        upstream stands here in full instead of behind `_upstreams_turn`.
+        upstream is written out here instead of in `_timed`.
         """
         if self.first is not None:
             batch, self.first = self.first, None
             return batch
-        clocks, answer, decoder = self._clocks, self._answer, self._decoder
-        assert answer is not None
+        timer, response, decoder = self._timer, self._response, self._decoder
+        assert response is not None
         assert decoder is not None
         while not self._ended:
             try:
-                clocks.waiting()
-                data = await (self._more() if self._ahead else answer.chunk())
+                timer.start_wait()
+                data = await (self._rest() if self._unread else response.chunk())
             except asyncio.CancelledError:
-                verdict = clocks.verdict()
-                if verdict is None:
+                too_slow = timer.timeout_error()
+                if too_slow is None:
                     raise
-                return self._failed(verdict)
+                return self._failed(too_slow)
             except UpstreamError as error:
                 return self._failed(error)
             finally:
-                clocks.working()
+                timer.end_wait()
             size = len(data)
             if size > _STEP:
-                self._ahead, data = data[_STEP:], data[:_STEP]
+                self._unread, data = data[_STEP:], data[:_STEP]
                 size = _STEP
-            self._left -= size
-            if self._left < 0:  # who answers without an end would fill our memory where answers are put together
+            self._bytes_left -= size
+            if self._bytes_left < 0:  # an endless response would fill memory where responses are assembled
                 return self._failed(UpstreamProtocolError(_TOO_LARGE))
             batch = decoder.feed(data) if data else decoder.close()
             events = batch.events
             if not data or (events and isinstance(events[-1], _LAST)):
-                batch = self._ending(batch)
+                batch = self._last(batch)
             if events or batch.raw:
                 return batch
         return None
 
-    async def _more(self) -> bytes:
-        """The rest of a large read, when others have had their turn."""
+    async def _rest(self) -> bytes:
+        """Return the rest of a large read, after other tasks have run."""
         await asyncio.sleep(0)
-        data, self._ahead = self._ahead, b""
+        data, self._unread = self._unread, b""
         return data
 
-    def move_here(self) -> None:
-        """It is read by the running task from now on; by default by the one that began it."""
-        self._clocks.move_here()
+    def adopt_current_task(self) -> None:
+        """Let the running task read the response from now on, instead of the one that began it."""
+        self._timer.adopt_current_task()
 
     @property
     def ended(self) -> bool:
-        """Whether the upstream has nothing more to say."""
+        """Whether the response is complete."""
         return self._ended or self.whole is not None
 
     async def close(self) -> None:
-        """Let go of the upstream: at once where it has not said everything. May be called more than once."""
-        if hasattr(self, "_clocks"):
-            self._clocks.stop()
-        answer, self._answer = self._answer, None
+        """Close the upstream response; abort it if it is unfinished. May be called more than once."""
+        if hasattr(self, "_timer"):
+            self._timer.stop()
+        response, self._response = self._response, None
         try:
-            if answer is not None:
-                await answer.aclose()
+            if response is not None:
+                await response.aclose()
         finally:
-            self.permit.release()  # not before: the upstream still has it under way
+            self.permit.release()  # not before, because until then the upstream works on the call
 
-    def _headers(self, route: Route) -> HeaderList:
-        headers = self.target.provider.headers(route.outbound.protocol, self.credential)
+    def _headers(self) -> HeaderList:
+        headers = self.target.provider.headers(self.route.outbound.protocol, self.credential)
         if not self.upstream_request.headers:
             return headers
         own = tuple((name.encode("ascii"), value.encode("latin-1")) for name, value in self.upstream_request.headers)
         return (*headers, *own)
 
-    async def _begin_stream(self, answer: UpstreamResponse, worker: Worker) -> None:
-        begin = await self._first_bytes(answer)
+    async def _begin_stream(self, response: UpstreamResponse, worker: Worker) -> None:
+        begin = await self._first_bytes(response)
         route = self.route
         begins = route.outbound.begins_stream(begin)
-        if not begins and begin[:1] in (b"{", b"["):  # a whole answer, or an error, whatever its content type says
-            await self._read_whole_as_stream(answer, begin, worker)
+        if not begins and begin[:1] in (b"{", b"["):  # a whole response, or an error, whatever its content type
+            await self._read_whole_as_stream(response, begin, worker)
             return
-        media_type = (answer.header("content-type") or _SSE).partition(";")[0].strip().lower()
+        media_type = (response.header("content-type") or _SSE).partition(";")[0].strip().lower()
         if media_type != _SSE and not begins:
             raise UpstreamProtocolError(
                 "The upstream did not respond with a stream.",
-                upstream_status=answer.status,
-                reason=f"{answer.status} with {media_type[:60]} where a stream was asked for",
+                upstream_status=response.status,
+                reason=f"{response.status} with {media_type[:60]} where a stream was asked for",
             )
         if self.passthrough is not None:
             self._decoder = route.outbound.passthrough_stream(self.passthrough, route.upstream)
         else:
             self._decoder = route.outbound.decoder(self.upstream_request, route.upstream)
-        begin, self._ahead = begin[:_STEP], begin[_STEP:]
+        begin, self._unread = begin[:_STEP], begin[_STEP:]
         decoder = self._decoder
         read: Batch = decoder.feed(begin) if begin else decoder.close()
         if not begin or (read.events and isinstance(read.events[-1], _LAST)):
@@ -314,50 +316,50 @@ class Attempt:
             batch = Batch(_dated(batch.events), batch.raw)
         self.first = batch
 
-    async def _first_bytes(self, answer: UpstreamResponse) -> bytes:
-        """Read until the answer has begun; the white space that some servers send meanwhile is left out."""
-        while data := await self._upstreams_turn(answer.chunk()):
-            self._clocks.began()
-            self._left -= len(data)
-            if self._left < 0:
+    async def _first_bytes(self, response: UpstreamResponse) -> bytes:
+        """Read until the response has begun; white space that some servers send before it is left out."""
+        while data := await self._timed(response.chunk()):
+            self._timer.received()
+            self._bytes_left -= len(data)
+            if self._bytes_left < 0:
                 raise UpstreamProtocolError(_TOO_LARGE)
             if begin := data.lstrip(_SPACE):
                 return begin
         return b""
 
-    async def _read_whole_as_stream(self, answer: UpstreamResponse, begin: bytes, worker: Worker) -> None:
-        """Read a whole answer where a stream was asked for; its caller reads the events that would have told it."""
-        body = begin + await self._body(answer, self._left)
+    async def _read_whole_as_stream(self, response: UpstreamResponse, begin: bytes, worker: Worker) -> None:
+        """Read a whole response where a stream was requested; the caller reads the events of an equivalent stream."""
+        body = begin + await self._read_body(response, self._bytes_left)
         route = self.route
         self._translate()
-        self._decoder = route.outbound.decoder(self.upstream_request, route.upstream)  # nothing is left for it to read
-        large = len(body) > _LARGE_ANSWER or self.job.heavy
-        response = await worker.run(self._decoded, body) if large else self._decoded(body)
-        assert isinstance(response, Response), "only conversations are streamed"
-        self.first = Batch(tuple(unfold(response)))
+        self._decoder = route.outbound.decoder(self.upstream_request, route.upstream)  # it has nothing left to read
+        large = len(body) > _LARGE or self.job.heavy
+        decoded = await worker.run(self._decode, body) if large else self._decode(body)
+        assert isinstance(decoded, Response), "only conversations are streamed"
+        self.first = Batch(tuple(unfold(decoded)))
         self._end(self.first.events)
 
     def _translate(self) -> None:
-        """Translate an answer that cannot be passed on, because it came in another form than was asked for."""
+        """Translate a response that can't pass through, because its form is not the requested one."""
         if self.passthrough is not None:
             self.passthrough = None
             self.upstream_request = msgspec.structs.replace(self.upstream_request, nonce=token_hex(8))
 
     def broke(self, error: ErrorT) -> ErrorT:
-        """The error that ends a stream which something else than its upstream broke off: see `StreamDecoder.broke`."""
+        """Return the error for a stream that was not interrupted by its upstream: see `StreamDecoder.broke`."""
         return error if self._decoder is None else self._decoder.broke(error)
 
     def _failed(self, error: UpstreamError) -> Batch:
         events = (Failed(self.broke(error)),)
-        return self._ending(Batch(events))
+        return self._last(Batch(events))
 
-    def _ending(self, batch: Batch) -> Batch:
-        """The last batch, and what is known by it; a failure in it has passed the mask."""
+    def _last(self, batch: Batch) -> Batch:
+        """Return the last batch with its failure redacted, and record the end."""
         events = batch.events
         if events and isinstance(last := events[-1], Failed):
-            disclosed = self._disclosed(last.error)
-            if disclosed is not last.error:
-                batch = Batch((*events[:-1], Failed(self.broke(disclosed))), batch.raw)
+            redacted = self._redacted(last.error)
+            if redacted is not last.error:
+                batch = Batch((*events[:-1], Failed(self.broke(redacted))), batch.raw)
         self._end(batch.events)
         return batch
 
@@ -370,87 +372,86 @@ class Attempt:
             elif isinstance(last, Failed):
                 self.on_end(_as_upstream(last.error))
 
-    async def _read_whole(self, answer: UpstreamResponse, worker: Worker) -> None:
-        body = await self._body(answer, self._left)
-        self.heavy = len(body) > _LARGE_ANSWER or self.job.heavy
+    async def _read_whole(self, response: UpstreamResponse, worker: Worker) -> None:
+        body = await self._read_body(response, self._bytes_left)
+        self.heavy = len(body) > _LARGE or self.job.heavy
         try:
             if self.heavy:
-                self.whole = await worker.run(self._decoded, body)
+                self.whole = await worker.run(self._decode, body)
             else:
-                self.whole = self._decoded(body)
+                self.whole = self._decode(body)
         except UpstreamProtocolError as error:
-            error.reason = f"{error.message} {answered(answer, self.route.address, body)}"
+            error.reason = f"{error.message} {describe_response(response, self.route.address, body)}"
             raise
 
-    def _decoded(self, body: bytes) -> Batch | Answered:
-        if not body.isascii() and not _is_text(body):
+    def _decode(self, body: bytes) -> Batch | AnyResponse:
+        if not body.isascii() and not _is_utf8(body):
             raise UpstreamProtocolError("The upstream's answer is not valid UTF-8.")
         route = self.route
-        if body[:1] != b"{" and route.outbound.begins_stream(body[:_LOOK].lstrip(_SPACE)):
+        if body[:1] != b"{" and route.outbound.begins_stream(body[:_HEAD].lstrip(_SPACE)):
             self._translate()
-            return self._folded(route, body)
+            return self._folded(body)
         refuse_crowded(body, route.outbound.many)
         if self.passthrough is not None:
             return route.outbound.passthrough_response(body, self.passthrough, route.upstream)
-        decoded: Answered = route.outbound.decode(
+        decoded: AnyResponse = route.outbound.decode(
             body, self.upstream_request, route.upstream, received_at=datetime.now(UTC)
         )
         return decoded
 
-    async def _refusal(self, answer: UpstreamResponse, route: Route, url: Address) -> UpstreamError:
-        """What an answer other than a good one means."""
-        body = await self._error_body(answer)
-        error = route.outbound.decode_error(answer.status, answer.headers, body)
-        error.reason = answered(answer, url, body)
+    async def _read_error(self, response: UpstreamResponse, url: Address) -> UpstreamError:
+        """Read an error response, and return its error."""
+        try:
+            body = await self._read_body(response, _MAX_ERROR)
+        except UpstreamError:
+            body = b""  # the status alone is enough
+        error = self.route.outbound.decode_error(response.status, response.headers, body)
+        error.reason = describe_response(response, url, body)
         return error
 
-    def _disclosed(self, error: GatewayError) -> GatewayError:
-        """The error as it may leave the attempt: without secrets, and with a reason for the operator."""
+    def _redacted(self, error: GatewayError) -> GatewayError:
+        """Return the error as it may leave the attempt: without secrets, and with a reason for the operator."""
         mask = self.target.provider.mask(self.credential)
-        return disclosed(error, mask, sent=self.upstream_request.body, model=self.target.model)
+        return redact_error(error, mask, sent=self.upstream_request.body, model=self.target.model)
 
-    def _folded(self, route: Route, body: bytes) -> Response:
-        """The whole answer in a stream that came without being asked for."""
+    def _folded(self, body: bytes) -> Response:
+        """Return the whole response of a stream that was not requested."""
+        route = self.route
         decoder = route.outbound.decoder(self.upstream_request, route.upstream)
         events = (*decoder.feed(body).events, *decoder.close().events)
         return reasoning_first(fold(_dated(events)))
 
-    async def _error_body(self, answer: UpstreamResponse) -> bytes:
-        try:
-            return await self._body(answer, _LARGEST_ERROR)
-        except UpstreamError:
-            return b""  # the status alone already says what happened
-
-    async def _body(self, answer: UpstreamResponse, limit: int) -> bytes:
+    async def _read_body(self, response: UpstreamResponse, limit: int) -> bytes:
         pieces: list[bytes] = []
         size = 0
-        while data := await self._upstreams_turn(answer.chunk()):
-            self._clocks.began()
+        while data := await self._timed(response.chunk()):
+            self._timer.received()
             pieces.append(data)
             size += len(data)
             if size > limit:
                 raise UpstreamProtocolError(_TOO_LARGE)
-            if answer.is_read:
+            if response.is_read:
                 break
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
-    async def _upstreams_turn(self, waiting: Coroutine[Any, Any, _T]) -> _T:
-        clocks = self._clocks
+    async def _timed(self, waiting: Coroutine[Any, Any, _T]) -> _T:
+        """Wait for the upstream within the timeouts."""
+        timer = self._timer
         try:
-            clocks.waiting()
+            timer.start_wait()
             return await waiting
         except asyncio.CancelledError:
-            verdict = clocks.verdict()
-            if verdict is None:
+            too_slow = timer.timeout_error()
+            if too_slow is None:
                 raise
-            raise verdict from None
+            raise too_slow from None
         finally:
-            clocks.working()
-            waiting.close()  # where the call was over its total before this turn, it has not even begun
+            timer.end_wait()
+            waiting.close()  # it has not started if the call had exceeded its total before
 
 
 def _dated(events: Sequence[StreamEvent]) -> Sequence[StreamEvent]:
-    """With the time of its arrival on an answer that its upstream did not date."""
+    """Return the events with the time of arrival on a response that its upstream did not date."""
     return [
         msgspec.structs.replace(event, created_at=datetime.now(UTC))
         if isinstance(event, Started) and event.created_at == UNDATED
@@ -459,7 +460,7 @@ def _dated(events: Sequence[StreamEvent]) -> Sequence[StreamEvent]:
     ]
 
 
-def _is_text(body: bytes) -> bool:
+def _is_utf8(body: bytes) -> bool:
     try:
         str(body, "utf-8")
     except UnicodeDecodeError:

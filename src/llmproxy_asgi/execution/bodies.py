@@ -1,8 +1,7 @@
-"""A bound on the bodies of all requests that a process holds at once.
+"""A bound on the memory of all request bodies in a process.
 
-Bytes are counted as they arrive, so that an announced length reserves nothing. Three quarters are first come, first
-served; the last quarter is kept for callers who hold little, so that the unfinished uploads of one do not shut out
-the others.
+Bytes are counted as they arrive, so an announced length reserves nothing. Three quarters are first come, first served;
+the last quarter is for owners who hold little, so that the unfinished uploads of one do not exclude the others.
 """
 
 import threading
@@ -11,42 +10,42 @@ from collections.abc import Hashable
 from llmproxy_asgi.errors import Unavailable
 
 _SHARE = 8
-"""A caller who holds less than the bound divided by this holds little."""
+"""An owner who holds less than the bound divided by this holds little."""
 _WAIT = 1.0
-"""Seconds after which another try is suggested: as good as a guess can be."""
+"""Seconds to wait that are suggested to rejected callers; a guess."""
 
 
 class Bodies:
-    """Counts the bytes that are held. Bodies may be read in several threads."""
+    """Counts the bytes of request bodies. They may be read in several threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._held: set[HeldBody] = set()  # added up by owner only where room is short
+        self._held: set[HeldBody] = set()  # summed by owner only when memory is scarce
         self.total = 0
-        """Bytes that are held now."""
+        """Bytes held now."""
 
-    def hold(self, owner: Hashable, most: int) -> "HeldBody":
-        """Begin to count one body.
+    def hold(self, owner: Hashable, limit: int) -> "HeldBody":
+        """Return the counter of one body.
 
         Args:
-            owner: Whose it is.
-            most: Bytes of all bodies together.
+            owner: The owner of the body.
+            limit: The maximum size of all bodies together, in bytes.
         """
-        return HeldBody(self, owner, most)
+        return HeldBody(self, owner, limit)
 
-    def take(self, body: "HeldBody", size: int) -> bool:
-        """Count more bytes of a body, if there is room."""
+    def try_add(self, body: "HeldBody", size: int) -> bool:
+        """Count more bytes of a body, if memory is available."""
         with self._lock:
-            total, most = self.total + size, body.most
-            if 4 * total > 3 * most and (total > most or _SHARE * (self._held_by(body.owner) + size) > most):
+            total, limit = self.total + size, body.limit
+            if 4 * total > 3 * limit and (total > limit or _SHARE * (self._held_by(body.owner) + size) > limit):
                 return False
             self._held.add(body)
             self.total = total
             body.size += size
             return True
 
-    def give_back(self, body: "HeldBody") -> None:
-        """Count a body no more."""
+    def remove(self, body: "HeldBody") -> None:
+        """Stop counting a body."""
         with self._lock:
             self._held.discard(body)
             self.total -= body.size
@@ -57,33 +56,33 @@ class Bodies:
 
 
 class HeldBody:
-    """What is held of one body.
+    """The counter of one body.
 
     Attributes:
-        size: Bytes.
+        size: Bytes that are held of it.
     """
 
-    __slots__ = ("_bodies", "most", "owner", "size")
+    __slots__ = ("_bodies", "limit", "owner", "size")
 
-    def __init__(self, bodies: Bodies, owner: Hashable, most: int) -> None:
+    def __init__(self, bodies: Bodies, owner: Hashable, limit: int) -> None:
         self._bodies = bodies
         self.owner = owner
-        self.most = most
+        self.limit = limit
         self.size = 0
 
     def add(self, size: int) -> None:
-        """More of it has arrived.
+        """Count bytes that arrived.
 
         Raises:
-            Unavailable: There is no room for it.
+            Unavailable: The bodies of all requests would exceed the limit.
         """
-        if not self._bodies.take(self, size):
+        if not self._bodies.try_add(self, size):
             raise Unavailable(
-                f"Too many request bodies are in memory (limits.bodies, {self.most} bytes): try again in a moment.",
+                f"Too many request bodies are in memory (limits.bodies, {self.limit} bytes): try again in a moment.",
                 retry_after=_WAIT,
             )
 
     def release(self) -> None:
-        """It is not held any more. May be called more than once."""
+        """Stop counting the body. May be called more than once."""
         if self.size:
-            self._bodies.give_back(self)
+            self._bodies.remove(self)

@@ -1,9 +1,8 @@
-"""How many tokens a request is: asked of the upstream that would serve it, else estimated, and then said to be so.
+"""Token counts of requests: from the upstream that would serve them, else estimated with a warning.
 
-A count is no attempt at an answer: it is asked once of each credential, it is never worth a wait, and what becomes of
-it says nothing about an upstream's health, because vendors limit and switch off their counters apart from their
-models. An upstream that has no counter, or says that it has none, is estimated for; so is one that gets as many
-requests as it may already.
+A count is no attempt at a response: each credential is tried once, without a wait, and the result shows nothing about
+an upstream's health, because vendors limit and disable their counters separately from their models. The tokens are
+estimated for an upstream without a counter, and for one at its limit.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,7 +14,7 @@ from llmproxy_asgi.errors import GatewayError, Unavailable, Unsupported, Upstrea
 from llmproxy_asgi.execution.admission import TargetAdmission
 from llmproxy_asgi.execution.admission_queue import UNLIMITED
 from llmproxy_asgi.execution.attempt import Attempt, Job
-from llmproxy_asgi.execution.clocks import Clocks
+from llmproxy_asgi.execution.attempt_timer import AttemptTimer
 from llmproxy_asgi.execution.retry import CREDENTIAL_BOUND
 from llmproxy_asgi.execution.target_cooldowns import TargetCooldowns
 from llmproxy_asgi.providers.base import Credential, Provider
@@ -29,14 +28,14 @@ from llmproxy_asgi.transport import Pool
 from llmproxy_asgi.worker import Worker
 
 _NO_COUNTER = frozenset({404, 405, 501})
-"""Statuses by which an upstream says that it has no counter."""
-_LONGEST_COUNT = 60.0
-"""Seconds that a counter may be silent: it generates nothing, so it has no reason to take as long as an answer."""
+"""Statuses of an upstream without a counter."""
+_MAX_SILENCE = 60.0
+"""Seconds that a counter may be silent: it generates nothing, so it needs less time than a response."""
 _ESTIMATED = "estimated:input_tokens"
 
 
 class Counted(msgspec.Struct, frozen=True, kw_only=True):
-    """How many tokens a request is, for which target, and what of the request was not counted."""
+    """The token count of a request, the target that it is for, and warnings about what was not counted."""
 
     tokens: int
     estimated: bool
@@ -45,14 +44,14 @@ class Counted(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Counting:
-    """Counts.
+    """Counts the tokens of requests.
 
     Args:
-        pools: The connection pool of a provider.
-        cooldowns: What is left alone for now; a credential that is one of them is asked last.
-        largest_answer: Bytes that an answer may have.
-        admission: What targets still take; None: as much as there is.
-        worker: Where large requests are read.
+        pools: Returns a provider's connection pool.
+        cooldowns: Credentials that cool down are tried last.
+        largest_answer: The maximum size of a response, in bytes.
+        admission: The capacity of targets; None: unlimited.
+        worker: Decodes large requests.
     """
 
     def __init__(
@@ -71,15 +70,15 @@ class Counting:
         self._largest_answer = largest_answer
 
     async def count(self, job: Job, targets: Sequence[Target]) -> Counted:
-        """The count of the first target that gives one.
+        """Return the count of the first target that has one.
 
         Args:
-            job: The request; what it says of streams does not matter.
+            job: The request; whether it is streamed doesn't matter.
             targets: Best first; not empty.
 
         Raises:
-            UpstreamError: Every target that has a counter failed; this is how the last one did.
-            BadRequest: No target can express the request, or the request itself is broken.
+            UpstreamError: Every target with a counter failed; this is the failure of the last one.
+            BadRequest: No target can express the request, or the request itself is invalid.
         """
         failure: GatewayError | None = None
         for target in supporting(targets, job.protocol):
@@ -113,75 +112,75 @@ class Counting:
         raise failure
 
     async def _once(self, job: Job, target: Target, route: Route, credential: Credential) -> Counted:
-        question = (
-            await self._worker.run(_Question, job, target, route, credential)
+        attempt = (
+            await self._worker.run(_CountAttempt, job, target, route, credential)
             if job.heavy
-            else _Question(job, target, route, credential)
+            else _CountAttempt(job, target, route, credential)
         )
         job.context.next_attempt()
         try:
-            tokens = await question.ask(self._pools(target.provider), largest_answer=self._largest_answer)
+            tokens = await attempt.count(self._pools(target.provider), largest_answer=self._largest_answer)
         except UpstreamError as error:
             error.provider = target.provider.name
             raise
         finally:
-            await question.close()
+            await attempt.close()
         if tokens is None:
             return await self._estimated(job, target)
-        return Counted(tokens=tokens, estimated=False, target=target, warnings=question.upstream_request.warnings)
+        return Counted(tokens=tokens, estimated=False, target=target, warnings=attempt.upstream_request.warnings)
 
     async def _estimated(self, job: Job, target: Target) -> Counted:
         return await self._worker.run(_estimated, job, target) if job.heavy else _estimated(job, target)
 
     def _credentials(self, target: Target) -> list[Credential]:
-        """Those that do not rest first."""
+        """Return the credentials, those out of cooldown first."""
         return sorted(target.provider.credentials, key=lambda each: self._cooldowns.active(target, each) is not None)
 
 
-class _Question(Attempt):
-    """One request to a counter, on the clocks of its provider."""
+class _CountAttempt(Attempt):
+    """One request to a counter, within the timeouts of its provider."""
 
-    __slots__ = ("_route",)
+    __slots__ = ()
 
     def __init__(self, job: Job, target: Target, route: Route, credential: Credential) -> None:
         super().__init__(job, target, credential, upstream_request=_upstream_request(job, route))
-        self._route = route
+        self.route = route
 
-    async def ask(self, pool: Pool, *, largest_answer: int) -> int | None:
-        """The count; None: there is no counter after all.
+    async def count(self, pool: Pool, *, largest_answer: int) -> int | None:
+        """Return the count; None: there is no counter after all.
 
         Raises:
-            UpstreamError: It failed.
+            UpstreamError: The counter failed.
         """
         try:
-            return await self._asked(pool, largest_answer)
+            return await self._count(pool, largest_answer)
         except UpstreamError as error:
-            found = self._disclosed(error)
-            if found is error:
+            redacted = self._redacted(error)
+            if redacted is error:
                 raise
-            raise found from error
+            raise redacted from error
 
-    async def _asked(self, pool: Pool, largest_answer: int) -> int | None:
-        route, timeout = self._route, self.target.provider.config.timeout
+    async def _count(self, pool: Pool, largest_answer: int) -> int | None:
+        route, timeout = self.route, self.target.provider.config.timeout
         assert route.counting_address is not None
-        first_byte, idle = min(timeout.first_byte, _LONGEST_COUNT), min(timeout.idle, _LONGEST_COUNT)
-        self._clocks = Clocks(timeout.model_copy(update={"first_byte": first_byte, "idle": idle}))
-        headers = self._headers(route)
-        answer = self._answer = await self._upstreams_turn(
+        first_byte, idle = min(timeout.first_byte, _MAX_SILENCE), min(timeout.idle, _MAX_SILENCE)
+        self._timer = AttemptTimer(timeout.model_copy(update={"first_byte": first_byte, "idle": idle}))
+        headers = self._headers()
+        response = self._response = await self._timed(
             pool.open(
                 "POST",
                 route.counting_address,
                 headers,
                 self.upstream_request.body,
                 connect=timeout.connect,
-                progress=self._clocks,
+                progress=self._timer,
             )
         )
-        if answer.status in _NO_COUNTER:
+        if response.status in _NO_COUNTER:
             return None
-        if answer.status >= 300:
-            raise await self._refusal(answer, route, route.counting_address)
-        return route.outbound.decode_count(await self._body(answer, largest_answer))
+        if response.status >= 300:
+            raise await self._read_error(response, route.counting_address)
+        return route.outbound.decode_count(await self._read_body(response, largest_answer))
 
 
 def _upstream_request(job: Job, route: Route) -> UpstreamRequest:

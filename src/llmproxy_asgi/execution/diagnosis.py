@@ -1,9 +1,9 @@
-"""Whether a call could succeed, asked of one provider by one credential without a token; and what to change otherwise.
+"""Diagnosis: whether a call could succeed for a provider and credential, without using tokens; else what to change.
 
-Two questions. The listing of models shows a refused credential where it wants one. Then an empty request goes to the
-very path of calls: an upstream that refuses it in its protocol's own error shape has that path, and has taken the
-credential; it computes nothing. A listing alone would prove little: many servers give it to anybody, and it says
-nothing of the path of calls.
+It sends two requests. The list of models shows whether the credential is refused, where a credential is required. Then
+an empty request is sent to the path of calls: an upstream that refuses it with its protocol's own error has that path,
+and has accepted the credential; it computes nothing. The list alone proves little: many servers return it without a
+credential, and it shows nothing about the path of calls.
 """
 
 import time
@@ -24,10 +24,10 @@ from llmproxy_asgi.errors import (
     UpstreamTimeout,
     UpstreamTLSError,
 )
-from llmproxy_asgi.execution.health import LONGEST_CHECK
-from llmproxy_asgi.execution.reasons import answered, disclosed
+from llmproxy_asgi.execution.health import MAX_CHECK
+from llmproxy_asgi.execution.reasons import describe_response, redact_error
 from llmproxy_asgi.providers.base import Credential, HeaderList, Provider
-from llmproxy_asgi.providers.target import Target
+from llmproxy_asgi.providers.target import Route, Target
 from llmproxy_asgi.translators.base import AnyOutbound, UpstreamRequest
 from llmproxy_asgi.transport import Address, Pool, ResponseTimeout
 
@@ -36,18 +36,18 @@ _LARGEST = 64 * 1024
 _NOT_THERE = frozenset({404, 405, 410, 415})
 _UNPROCESSABLE = frozenset({400, 422})
 _ANY_MODEL = {"gemini": "gemini-2.5-flash", "gemini-embeddings": "gemini-embedding-001"}
-"""A model to ask for where the path names one and the configuration none."""
+"""The model in the path, if the configuration names none."""
 
 
 class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
-    """What one provider said to one credential.
+    """The result for one provider and credential.
 
     Args:
         ok: Whether a call could succeed.
-        state: In a few words; `ok` where it is.
-        reason: What came back, in one line without secrets.
+        state: In a few words; `ok` if so.
+        reason: The upstream's response, in one line without secrets.
         advice: What to change.
-        seconds: How long it took.
+        seconds: The duration.
     """
 
     ok: bool
@@ -57,7 +57,7 @@ class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float = 0.0
 
 
-class _Answer(msgspec.Struct, frozen=True):
+class _ProbeResponse(msgspec.Struct, frozen=True):
     status: int
     body: bytes
     reason: str
@@ -65,25 +65,25 @@ class _Answer(msgspec.Struct, frozen=True):
 
 
 async def diagnose(pool: Pool, provider: Provider, credential: Credential) -> Diagnosis:
-    """Ask one provider, now, by one of its credentials. Nothing is noted of what it says.
+    """Diagnose a provider with one of its credentials now, without recording the result.
 
     Args:
-        pool: Its connections.
-        provider: Whom to ask.
-        credential: What signs the questions.
+        pool: The provider's connections.
+        provider: The provider.
+        credential: What authenticates the requests.
     """
     since = time.monotonic()
     try:
-        found = await _asked(pool, provider, credential)
+        found = await _diagnosis(pool, provider, credential)
     except UpstreamError as error:
-        seen = disclosed(error, provider.mask(credential), sent=_EMPTY, model="")
+        seen = redact_error(error, provider.mask(credential), sent=_EMPTY, model="")
         found = _unreached(seen, provider)
     except TimeoutError:
-        found = Diagnosis(ok=False, state="does not answer in time", reason=_whole(provider), advice=_SLOW)
+        found = Diagnosis(ok=False, state="does not answer in time", reason=_no_response(provider), advice=_SLOW)
     return msgspec.structs.replace(found, seconds=time.monotonic() - since)
 
 
-async def _asked(pool: Pool, provider: Provider, credential: Credential) -> Diagnosis:
+async def _diagnosis(pool: Pool, provider: Provider, credential: Credential) -> Diagnosis:
     listing = provider.health_request()
     if listing is None:
         return Diagnosis(ok=True, state="ok", reason="answers within the process")
@@ -104,17 +104,17 @@ async def _asked(pool: Pool, provider: Provider, credential: Credential) -> Diag
         credential,
     )
     if asked.error is None:
-        return _served(asked, target, protocol)
-    return _judged(asked, asked.error, provider, route.address, listed=listed.status)
+        return _judge_success(asked, route, provider)
+    return _judge_error(asked, asked.error, provider, route.address, listed=listed.status)
 
 
 async def _ask(
     pool: Pool, provider: Provider, method: str, url: Address, *, headers: HeaderList, outbound: AnyOutbound
-) -> _Answer:
+) -> _ProbeResponse:
     timeout = provider.config.timeout
     body = _EMPTY if method == "POST" else b""
-    async with ResponseTimeout(timeout.connect, min(timeout.first_byte, LONGEST_CHECK)) as progress:
-        headers = (*headers, *_protocols_own(outbound))
+    async with ResponseTimeout(timeout.connect, min(timeout.first_byte, MAX_CHECK)) as progress:
+        headers = (*headers, *_protocol_headers(outbound))
         answer = await pool.open(method, url, headers, body, connect=timeout.connect, progress=progress)
         try:
             pieces: list[bytes] = []
@@ -122,41 +122,40 @@ async def _ask(
                 pieces.append(data)
         finally:
             await answer.aclose()
-    told = b"".join(pieces)
-    error = outbound.decode_error(answer.status, answer.headers, told) if answer.status >= 300 else None
-    return _Answer(answer.status, told, answered(answer, url, told), error)
+    content = b"".join(pieces)
+    error = outbound.decode_error(answer.status, answer.headers, content) if answer.status >= 300 else None
+    return _ProbeResponse(answer.status, content, describe_response(answer, url, content), error)
 
 
-def _protocols_own(outbound: AnyOutbound) -> HeaderList:
+def _protocol_headers(outbound: AnyOutbound) -> HeaderList:
     return ((b"anthropic-version", b"2023-06-01"),) if outbound.protocol == "anthropic-messages" else ()
 
 
-def _masked(answer: _Answer, provider: Provider, credential: Credential) -> _Answer:
-    """The answer without secrets, and with an error that knows a credential's by its words, too."""
+def _masked(answer: _ProbeResponse, provider: Provider, credential: Credential) -> _ProbeResponse:
+    """Return the response without secrets, and with an error that also recognizes a refused credential by its text."""
     mask = provider.mask(credential)
     reason, error = mask.text(answer.reason), answer.error
     if error is not None:
         error.reason = answer.reason
-        seen: GatewayError = disclosed(error, mask, sent=_EMPTY, model="")
-        assert isinstance(seen, UpstreamError), "it is one of an upstream"
+        seen: GatewayError = redact_error(error, mask, sent=_EMPTY, model="")
+        assert isinstance(seen, UpstreamError), "errors of upstreams stay such"
         error, reason = seen, seen.reason
-    return _Answer(answer.status, answer.body, reason, error)
+    return _ProbeResponse(answer.status, answer.body, reason, error)
 
 
-def _served(answer: _Answer, target: Target, protocol: str) -> Diagnosis:
-    """What a good answer to an empty request means: an upstream that takes one, or a page that answers everything."""
-    route = target.route(protocol)
+def _judge_success(answer: _ProbeResponse, route: Route, provider: Provider) -> Diagnosis:
+    """Judge a success for an empty request: the upstream accepts one, or a page is served for every path."""
     try:
         upstream_request = UpstreamRequest(body=_EMPTY, stream=False)
         route.outbound.decode(answer.body, upstream_request, route.upstream, received_at=SYSTEM.now())
     except UpstreamError:
-        return Diagnosis(
-            ok=False, state="does not use its protocol", reason=answer.reason, advice=_base_url(target.provider)
-        )
+        return Diagnosis(ok=False, state="does not use its protocol", reason=answer.reason, advice=_base_url(provider))
     return Diagnosis(ok=True, state="ok")
 
 
-def _judged(answer: _Answer, error: UpstreamError, provider: Provider, url: Address, *, listed: int) -> Diagnosis:
+def _judge_error(
+    answer: _ProbeResponse, error: UpstreamError, provider: Provider, url: Address, *, listed: int
+) -> Diagnosis:
     status, reason = answer.status, answer.reason
     if isinstance(error, UpstreamAuthFailed):
         return _refused_key(answer)
@@ -180,7 +179,7 @@ def _judged(answer: _Answer, error: UpstreamError, provider: Provider, url: Addr
     return Diagnosis(ok=False, state="fails" if status >= 500 else "refuses", reason=reason, advice=advice)
 
 
-def _refused_key(answer: _Answer) -> Diagnosis:
+def _refused_key(answer: _ProbeResponse) -> Diagnosis:
     return Diagnosis(ok=False, state="the credential is refused", reason=answer.reason, advice="Replace api_key.")
 
 
@@ -220,7 +219,7 @@ def _no_connection(provider: Provider) -> str:
     return f"{where} If this machine reaches the internet through a proxy, set `proxy`."
 
 
-def _whole(provider: Provider) -> str:
+def _no_response(provider: Provider) -> str:
     return f"no whole answer within the timeouts of {provider.name}"
 
 
@@ -232,7 +231,7 @@ def _is_json(body: bytes) -> bool:
 
 
 def _model_of(provider: Provider) -> str:
-    """A model that the configuration names, by the upstream's name; empty: none."""
+    """Return the upstream's name of a configured model; empty: there is none."""
     entries = [entry for entry in provider.config.models or () if entry.enabled and not entry.is_pattern]
     named = next((entry.upstream or entry.name for entry in entries), "")
     return named or provider.config.default_model or ""

@@ -30,13 +30,13 @@ from llmproxy_asgi.execution.admission import TargetAdmission, format_wait
 from llmproxy_asgi.execution.admission_queue import UNLIMITED, Permit
 from llmproxy_asgi.execution.attempt import Attempt, Job
 from llmproxy_asgi.execution.budget import RetryBudgets
-from llmproxy_asgi.execution.continuation import Continuation, may_need
+from llmproxy_asgi.execution.continuation import Continuation, may_pause
 from llmproxy_asgi.execution.cooldown import Cooldown
 from llmproxy_asgi.execution.fan_out import FanOutAttempt
 from llmproxy_asgi.execution.reasoning import without_reasoning
 from llmproxy_asgi.execution.retry import CREDENTIAL_BOUND, wait_before_retry
 from llmproxy_asgi.execution.target_cooldowns import TargetCooldowns
-from llmproxy_asgi.execution.tokens import size_of
+from llmproxy_asgi.execution.tokens import estimate_tokens
 from llmproxy_asgi.facts import (
     NO_OBSERVERS,
     AttemptBegan,
@@ -329,7 +329,7 @@ class Executor:
             raise
         except BaseException:
             if permit.counts_tokens:
-                permit.settle(size_of(job).input)  # all that is known: it was cancelled before a response began
+                permit.settle(estimate_tokens(job).input)  # all that is known: it was cancelled before a response began
             permit.release()
             raise
         opened.permit = permit
@@ -346,7 +346,7 @@ class Executor:
                 raise
             self._notify_failures(job.context, "retry")
             attempt = await self._begin(bare)
-        return await self._continue(attempt) if may_need(attempt) else attempt
+        return await self._continue(attempt) if may_pause(attempt) else attempt
 
     async def _fan_out(self, job: Job, target: Target, credential: Credential) -> FanOutAttempt:
         """Send several prompts one by one; unstreamed, every response is complete on return."""

@@ -1,4 +1,4 @@
-"""Active health checks: ask an upstream its cheapest question on an interval.
+"""Active health checks: send an upstream its cheapest request on an interval.
 
 Passive checks are elsewhere: every call reports its result to `cooldown`. A provider with `health:` is checked on an
 interval, with jitter so that many processes do not check at once. After two failed checks in a row the upstream cools
@@ -16,7 +16,7 @@ import msgspec
 
 from llmproxy_asgi.clock import SYSTEM, Clock
 from llmproxy_asgi.errors import UpstreamError
-from llmproxy_asgi.execution.reasons import LONGEST_REASON, answered, disclosed
+from llmproxy_asgi.execution.reasons import MAX_REASON, describe_response, redact_error
 from llmproxy_asgi.execution.target_cooldowns import TargetCooldowns
 from llmproxy_asgi.facts import NO_OBSERVERS, Observers, TargetStateChanged
 from llmproxy_asgi.providers.base import Credential, Provider
@@ -27,7 +27,7 @@ FAILURES_BEFORE_DOWN = 2
 """Failed checks in a row that mark an upstream as down."""
 JITTER = 0.1
 """The share of the interval by which the time between two checks varies."""
-LONGEST_CHECK = 30.0
+MAX_CHECK = 30.0
 """Seconds that a check may take beside connecting, however long a call may wait for its first byte."""
 _LARGEST = 64 * 1024
 """Bytes of a response to read, so that its connection can be reused; the rest is not awaited."""
@@ -144,15 +144,15 @@ class HealthChecks:
 
     async def _ask(self, provider: Provider, credential: Credential) -> str:
         """Return why the check failed, in one line without secrets; empty if it succeeded."""
-        question = provider.health_request()
-        if question is None:
+        request = provider.health_request()
+        if request is None:
             return ""
         timeout = provider.config.timeout
-        headers = (*provider.headers(provider.enabled_protocols[0], credential), *question.headers)
+        headers = (*provider.headers(provider.enabled_protocols[0], credential), *request.headers)
         try:
-            async with ResponseTimeout(timeout.connect, min(timeout.first_byte, LONGEST_CHECK)) as progress:
+            async with ResponseTimeout(timeout.connect, min(timeout.first_byte, MAX_CHECK)) as progress:
                 answer = await self._pools(provider).open(
-                    "GET", question.address, headers, b"", connect=timeout.connect, progress=progress
+                    "GET", request.address, headers, b"", connect=timeout.connect, progress=progress
                 )
                 try:
                     body = b""
@@ -161,13 +161,13 @@ class HealthChecks:
                 finally:
                     await answer.aclose()
         except TimeoutError:
-            return f"no answer in time: {question.address.host_port}"
+            return f"no answer in time: {request.address.host_port}"
         except UpstreamError as error:
-            disclosed(error, provider.mask(credential), sent=b"", model="")
+            redact_error(error, provider.mask(credential), sent=b"", model="")
             return error.reason
         if not _is_failure(answer.status):
             return ""
-        return shortened(provider.mask(credential).text(answered(answer, question.address, body)), LONGEST_REASON)
+        return shortened(provider.mask(credential).text(describe_response(answer, request.address, body)), MAX_REASON)
 
     def _record(self, provider: Provider, health: Health) -> None:
         name = provider.name

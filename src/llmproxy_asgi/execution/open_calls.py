@@ -1,12 +1,12 @@
-"""The calls that are under way, and how they end when the host shuts down.
+"""The running calls, and their end when the host shuts down.
 
 ::
 
-    serving ──drain(window)──▶ draining: no new calls ─┬─ the last one ended ──▶ quiet
-                                                       └─ the window is over: the rest is interrupted ──▶ quiet
+    serving ──drain(window)──▶ draining: no new calls ─┬─ the last one ended ──▶ idle
+                                                       └─ the window is over: the rest is interrupted ──▶ idle
 
-A call that is interrupted fails like any other, so its caller reads the protocol's own error. No signal is handled
-here: whoever owns the process says when it ends.
+An interrupted call fails like any other, so its caller receives the protocol's own error. No signal is handled here:
+the owner of the process calls `drain`.
 """
 
 import asyncio
@@ -16,15 +16,15 @@ from typing import Self
 from llmproxy_asgi.errors import Unavailable
 
 SHUTTING_DOWN = "shutting_down"
-"""The code of the error that calls get then."""
+"""The code of the error that calls then receive."""
 _GRACE = 2.0
-"""Seconds that interrupted calls get to say so to their callers."""
+"""Seconds that interrupted calls have to send their error."""
 
 
 class OpenCall:
-    """One call, while it is under way. Enter it in the task that serves the call.
+    """A running call. Enter it in the task that serves the call.
 
-    Raises (on entering, and on leaving where it was interrupted):
+    Raises (on entering, and on exiting if the call was interrupted):
         Unavailable: The host shuts down.
     """
 
@@ -36,47 +36,47 @@ class OpenCall:
 
     def __enter__(self) -> Self:
         if self._calls.draining:
-            raise going_down()
+            raise shutting_down()
         task = asyncio.current_task()
         assert task is not None, "a call runs in a task"
         self._task = task
         self._cancelling = task.cancelling()
-        self._calls.entered(self)
+        self._calls.add(self)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._calls.left(self)
+        self._calls.discard(self)
         if (
             self._interrupted
             and self._task.uncancel() <= self._cancelling
             and isinstance(error, asyncio.CancelledError)
         ):
-            interrupted = going_down()
+            interrupted = shutting_down()
             interrupted.reported = True  # the call has recorded its own end
             raise interrupted from None
 
     @property
-    def is_deserted(self) -> bool:
-        """Whether the loop that it ran on was closed over it, so that it will never end."""
+    def is_abandoned(self) -> bool:
+        """Whether its event loop was closed, so that it will never end."""
         return self._task.get_loop().is_closed()
 
     def interrupt(self) -> None:
-        """End it now; from any thread."""
+        """Interrupt the call; from any thread."""
         self._task.get_loop().call_soon_threadsafe(self._cancel)
 
     def _cancel(self) -> None:
-        if self._calls.holds(self) and not self._interrupted:
+        if self in self._calls and not self._interrupted:
             self._interrupted = True
             self._task.cancel()
 
 
 class OpenCalls:
-    """Every call of one gateway that is under way.
+    """The running calls of one gateway.
 
     Attributes:
-        draining: Whether new ones are refused.
+        draining: Whether new calls are refused.
     """
 
     def __init__(self) -> None:
@@ -88,45 +88,44 @@ class OpenCalls:
         return len(self._open)
 
     def call(self) -> OpenCall:
-        """One call that is about to begin."""
+        """Return a call to enter."""
         return OpenCall(self)
 
-    def entered(self, call: OpenCall) -> None:
-        """It began."""
+    def add(self, call: OpenCall) -> None:
+        """Add a call that began."""
         self._open.add(call)
 
-    def left(self, call: OpenCall) -> None:
-        """It is over."""
+    def discard(self, call: OpenCall) -> None:
+        """Remove a call that ended."""
         self._open.discard(call)
         if self._waiting and not self._open:
             for loop, event in self._waiting:
                 if not loop.is_closed():
                     loop.call_soon_threadsafe(event.set)
 
-    def holds(self, call: OpenCall) -> bool:
-        """Whether it is under way."""
+    def __contains__(self, call: OpenCall) -> bool:
         return call in self._open
 
     async def drain(self, window: float) -> None:
-        """Refuse new calls, let those under way end, and interrupt what is left of them.
+        """Refuse new calls, wait for running ones, and interrupt those that are left.
 
         Args:
-            window: Seconds that they get.
+            window: Seconds that running calls have.
         """
         self.draining = True
-        self._open -= {call for call in self._open if call.is_deserted}
-        if await self._quiet(window):
+        self._open -= {call for call in self._open if call.is_abandoned}
+        if await self._wait_until_idle(window):
             return
         for call in list(self._open):
             call.interrupt()
-        await self._quiet(_GRACE)
+        await self._wait_until_idle(_GRACE)
 
     def reopen(self) -> None:
-        """Take calls again."""
+        """Admit calls again."""
         self.draining = False
 
-    async def _quiet(self, seconds: float) -> bool:
-        """Wait until there is no call; whether there is none."""
+    async def _wait_until_idle(self, seconds: float) -> bool:
+        """Wait until no call runs, and return whether none does."""
         if not self._open:
             return True
         waiting = (asyncio.get_running_loop(), asyncio.Event())
@@ -144,6 +143,6 @@ class OpenCalls:
         return True
 
 
-def going_down() -> Unavailable:
-    """What a caller is told."""
+def shutting_down() -> Unavailable:
+    """Return the error of calls during a shutdown."""
     return Unavailable("This service is shutting down; try again in a moment.", code=SHUTTING_DOWN, retry_after=1.0)

@@ -1,8 +1,8 @@
-"""Requests that are refused with a 400 while they replay reasoning: the same try without it.
+"""A second attempt without replayed reasoning, for requests that were refused with a 400.
 
-Reasoning state is its upstream's secret, and no seal tells whether the upstream will take it back: keys rotate, models
-are replaced, callers edit the turns before it. A conversation is worth more than what was thought in it, so the state
-goes. Status and presence decide, never a message's words; whoever asks for this does so once.
+Reasoning state is opaque, and nothing in it shows whether the upstream will accept it: keys rotate, models are
+replaced, callers edit earlier turns. The conversation matters more than its reasoning, so the reasoning is dropped.
+The status and the presence of reasoning decide, never the text of the error; the executor tries this once per attempt.
 """
 
 import msgspec
@@ -16,26 +16,26 @@ _WARNING = "dropped:reasoning"
 
 
 def without_reasoning(attempt: Attempt, refusal: UpstreamRefused) -> Attempt | None:
-    """The same try with all replayed reasoning left out.
+    """Return the same attempt without replayed reasoning.
 
     Returns:
-        None where there is none, nothing else can be said, or nothing may be lost.
+        None if there is none, the rest can't be encoded, or the job is strict.
     """
     job, target = attempt.job, attempt.target
-    route = target.route(job.protocol)
+    route = attempt.route
     if refusal.status != 400 or job.strict or not route.outbound.replays_reasoning(attempt.upstream_request.body):
         return None
     try:
-        asked = job.request.decode()
-        assert isinstance(asked, Request), "only conversations hold reasoning"
-        request = _stripped(asked)
+        decoded = job.request.decode()
+        assert isinstance(decoded, Request), "only conversations hold reasoning"
+        request = _without_reasoning(decoded)
         upstream_request = route.outbound.encode(request, route.upstream)
     except BadRequest:
-        return None  # bytes that were passed on need not be such as we can read; the refusal stands
+        return None  # bytes that pass through may be invalid for the decoder; the refusal is final
     upstream_request = msgspec.structs.replace(
         upstream_request, warnings=tuple(dict.fromkeys((*upstream_request.warnings, _WARNING)))
     )
-    # An answer that speaks of tools by other names cannot be passed on as it comes.
+    # A response that uses other names of tools can't pass through.
     renamed = attempt.passthrough is not None and bool(upstream_request.names or upstream_request.emulated)
     bare = msgspec.structs.replace(
         job, request=DecodedRequest(request), inbound_request=None if renamed else job.inbound_request
@@ -43,7 +43,7 @@ def without_reasoning(attempt: Attempt, refusal: UpstreamRefused) -> Attempt | N
     return Attempt(bare, target, attempt.credential, upstream_request=upstream_request)
 
 
-def _stripped(request: Request) -> Request:
+def _without_reasoning(request: Request) -> Request:
     messages = (_bare_message(message) for message in request.messages)
     return msgspec.structs.replace(request, messages=tuple(message for message in messages if message.parts))
 

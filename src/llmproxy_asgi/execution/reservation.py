@@ -13,14 +13,14 @@ from llmproxy_asgi.clock import Clock
 from llmproxy_asgi.conversation import Batch, Usage
 from llmproxy_asgi.execution.admission import admit, rejection
 from llmproxy_asgi.execution.admission_queue import UNLIMITED, AdmissionQueue, Permit
-from llmproxy_asgi.execution.attempt import Answered, Job
-from llmproxy_asgi.execution.tokens import Size, passed, size_of, whole
+from llmproxy_asgi.execution.attempt import AnyResponse, Job
+from llmproxy_asgi.execution.tokens import TokenEstimate, estimate_tokens, response_tokens, streamed_tokens
 from llmproxy_asgi.facts import Observers, QueueLeft
 from llmproxy_asgi.worker import Worker
 
 Next = Callable[[], Awaitable[Batch | None]]
 
-_NOTHING = Size(0, 0)
+_NOTHING = TokenEstimate(0, 0)
 
 
 class Reservation:
@@ -38,11 +38,11 @@ class Reservation:
     __slots__ = (
         "_clock",
         "_counts_tokens",
+        "_estimate",
         "_is_reserved",
         "_observers",
         "_permit",
         "_queue",
-        "_size",
         "_streamed",
         "_worker",
     )
@@ -63,7 +63,7 @@ class Reservation:
         self._clock = clock
         self._observers = observers
         self._permit = UNLIMITED
-        self._size = _NOTHING
+        self._estimate = _NOTHING
         self._streamed = 0.0
         self._is_reserved = False
 
@@ -93,8 +93,8 @@ class Reservation:
             RateLimited: The caller's limits are reached, and the call could not be admitted in time.
         """
         if self._counts_tokens:
-            self._size = await self._worker.run(size_of, job) if job.heavy else size_of(job)
-            job = msgspec.structs.replace(job, tokens=self._size.total)
+            self._estimate = await self._worker.run(estimate_tokens, job) if job.heavy else estimate_tokens(job)
+            job = msgspec.structs.replace(job, tokens=self._estimate.total)
         queue = self._queue
         if queue is not None and (queue.counts_tokens or self._permit is UNLIMITED):
             self._permit.cancel()  # of a request that was admitted without its tokens
@@ -112,7 +112,7 @@ class Reservation:
         async def counted() -> Batch | None:
             batch = await read()
             if batch is not None:
-                self._streamed += passed(batch)
+                self._streamed += streamed_tokens(batch)
             return batch
 
         return counted
@@ -122,7 +122,7 @@ class Reservation:
         permit: Permit = UNLIMITED,
         *,
         usage: Usage | None = None,
-        answer: Batch | Answered | None = None,
+        answer: Batch | AnyResponse | None = None,
         complete: bool = False,
         sent: bool = True,
     ) -> None:
@@ -141,13 +141,13 @@ class Reservation:
             permit.settle(tokens)
         self._permit.release()
 
-    def _tokens_used(self, usage: Usage | None, answer: Batch | Answered | None, *, complete: bool) -> int:
+    def _tokens_used(self, usage: Usage | None, answer: Batch | AnyResponse | None, *, complete: bool) -> int:
         if usage is not None and complete:
             return usage.input + usage.output
-        output = int(self._streamed) if answer is None else whole(answer)
+        output = int(self._streamed) if answer is None else response_tokens(answer)
         if usage is not None:
             return usage.input + max(usage.output, output)
-        return self._size.input + output
+        return self._estimate.input + output
 
     async def _wait(self, queue: AdmissionQueue, job: Job) -> Permit:
         since, admitted = self._clock.monotonic(), False

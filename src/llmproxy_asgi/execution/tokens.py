@@ -1,9 +1,8 @@
-"""How many tokens a call is, before its upstream says so and where it never does.
+"""Estimates of the tokens of a call, for its reservation and for upstreams that report no usage.
 
-What is set aside for a call is decided here, by rules that are cheap even for a request that is only passed on: four
-bytes of text are a token, whatever is inlined (a picture, a document) counts the same however large it is, and an
-answer is as long as the request allows, or `USUAL_ANSWER`. The upstream's own count takes the place of all of it as
-soon as it is known.
+The rules are cheap even for a request that passes through: four bytes of text are a token, inlined media (an image, a
+document) count the same whatever their size, and a response is as long as the request allows, or
+`DEFAULT_OUTPUT_TOKENS`. The upstream's usage replaces the estimate as soon as it is known.
 """
 
 from typing import NamedTuple
@@ -11,54 +10,54 @@ from typing import NamedTuple
 import msgspec
 
 from llmproxy_asgi.conversation import Batch, PartDelta, Request, Response, Text
-from llmproxy_asgi.execution.attempt import Answered, Job
+from llmproxy_asgi.execution.attempt import AnyResponse, Job
 from llmproxy_asgi.translators.base import InboundRequest
 from llmproxy_asgi.translators.registry import translator
 
-USUAL_ANSWER = 1024
-"""Tokens that are set aside for an answer whose request names no limit."""
-INLINED = 1500
-"""Tokens that anything inlined counts."""
+DEFAULT_OUTPUT_TOKENS = 1024
+"""Tokens of a response whose request sets no limit."""
+INLINE_MEDIA_TOKENS = 1500
+"""Tokens of one inlined image or document."""
 
 _BYTES = 4
-"""Of text, in a token."""
+"""Bytes of text in a token."""
 _FRAME_BYTES = 100
-"""Of an event stream that is passed on, in a token of its text."""
+"""Bytes of a passed-through event stream in a token of its text."""
 _LARGE = 32 * 1024
-"""Bytes; in smaller requests nothing is inlined that is worth looking for."""
+"""Bytes; smaller requests are not searched for inlined media."""
 _RUN = 4096
-"""Bytes without a blank that are no text."""
+"""Bytes without a space from which on a string is media, not text."""
 
 
-class Size(NamedTuple):
-    """Of a call, in tokens."""
+class TokenEstimate(NamedTuple):
+    """The estimated tokens of a call."""
 
     input: int
     output: int
 
     @property
     def total(self) -> int:
-        """Both together."""
+        """The sum of both."""
         return self.input + self.output
 
 
-def size_of(job: Job) -> Size:
-    """What to set aside for a call."""
-    speaks = translator(job.protocol)
+def estimate_tokens(job: Job) -> TokenEstimate:
+    """Return the tokens to reserve for a call."""
+    codec = translator(job.protocol)
     if job.inbound_request is not None:
-        told, limit = _told(job.inbound_request), speaks.inbound.max_output_tokens(job.inbound_request)
+        tokens, limit = _input_tokens(job.inbound_request), codec.inbound.max_output_tokens(job.inbound_request)
     else:
         request = job.request.decode()
-        told = len(msgspec.json.encode(request, enc_hook=str)) // _BYTES
+        tokens = len(msgspec.json.encode(request, enc_hook=str)) // _BYTES
         limit = request.max_output_tokens if isinstance(request, Request) else None
-    if speaks.outbound.family == "embedding":
-        return Size(told, 0)
-    # Of bytes that are passed on nobody has looked at the number: less than nothing would fill a bucket.
-    return Size(told, USUAL_ANSWER if limit is None else max(0, limit))
+    if codec.outbound.family == "embedding":
+        return TokenEstimate(tokens, 0)
+    # The limit in a passed-through request is not validated, and a negative one would fill a bucket.
+    return TokenEstimate(tokens, DEFAULT_OUTPUT_TOKENS if limit is None else max(0, limit))
 
 
-def passed(batch: Batch) -> float:
-    """Tokens that a read of a stream was, roughly."""
+def streamed_tokens(batch: Batch) -> float:
+    """Return roughly the tokens of one read of a stream."""
     if batch.raw is not None:
         return len(batch.raw) / _FRAME_BYTES
     length = 0
@@ -68,8 +67,8 @@ def passed(batch: Batch) -> float:
     return length / _BYTES
 
 
-def whole(answer: Batch | Answered) -> int:
-    """Tokens that a whole answer was, roughly, where it does not say."""
+def response_tokens(answer: Batch | AnyResponse) -> int:
+    """Return roughly the tokens of a whole response without usage."""
     if isinstance(answer, Batch):
         return len(answer.raw or b"") // _BYTES
     if not isinstance(answer, Response):
@@ -78,7 +77,7 @@ def whole(answer: Batch | Answered) -> int:
     return sum(len(part.text) for part in parts if isinstance(part, Text)) // _BYTES
 
 
-def _told(inbound_request: InboundRequest) -> int:
+def _input_tokens(inbound_request: InboundRequest) -> int:
     if inbound_request.size < _LARGE:
         return inbound_request.size // _BYTES
     inlined = count = 0
@@ -89,4 +88,4 @@ def _told(inbound_request: InboundRequest) -> int:
             if b" " not in piece[:_RUN]:
                 inlined += len(piece)
                 count += 1
-    return (inbound_request.size - inlined) // _BYTES + count * INLINED
+    return (inbound_request.size - inlined) // _BYTES + count * INLINE_MEDIA_TOKENS

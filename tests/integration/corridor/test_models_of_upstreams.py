@@ -12,7 +12,7 @@ import httpx2
 import pytest
 
 from llmproxy_asgi import Gateway, LLMProxy
-from llmproxy_asgi.execution.listings import KEPT, KEPT_FAILURE, MOST
+from llmproxy_asgi.execution.listings import CACHE_TTL, FAILURE_TTL, MAX_MODELS
 from llmproxy_asgi.testing import Gate, Hold, Scenario, ThreadedUpstream, Upstream, error_answer, json_answer
 from llmproxy_asgi.testing.scenario import Received
 from support.clock import FakeClock
@@ -196,7 +196,7 @@ def test_a_list_that_is_not_known_rules_nothing_out(answer: Scenario) -> None:
 
 def test_a_list_with_more_names_than_are_kept_rules_nothing_out() -> None:
     """A name may be among those that were left out."""
-    many = {"data": [{"id": f"m{number}"} for number in range(MOST + 1)]}
+    many = {"data": [{"id": f"m{number}"} for number in range(MAX_MODELS + 1)]}
     with Upstream.in_thread(default=json_answer(200, many)) as upstream, served(proxy(p=provider(upstream))) as base:
         assert looked_up(base, "other").status_code == 200
 
@@ -215,7 +215,7 @@ async def test_a_list_that_could_not_be_renewed_rules_nothing_out(
     assert not listings.may_serve(one, "new")
     upstream._rules.clear()
     upstream.on("/v1/models", error_answer(500, {}))
-    clock.at += KEPT
+    clock.at += CACHE_TTL
     assert await gateway.list_models() == ["gpt-5", "o3"]
     assert listings.may_serve(one, "new")
     await gateway.aclose()
@@ -362,14 +362,14 @@ async def test_a_list_is_kept_for_minutes_and_a_failure_for_less(
     monkeypatch.setattr(gateway._shared.listings, "_clock", clock)
     assert gateway.models() == []
     assert await gateway.list_models() == ["gpt-5", "o3"]
-    clock.at += KEPT - 1
+    clock.at += CACHE_TTL - 1
     assert await gateway.list_models() == ["gpt-5", "o3"]
     assert asked(upstream) == 1
     upstream._rules.clear()
     upstream.on("/v1/models", error_answer(500, {}))
     clock.at += 1
     assert await gateway.list_models() == ["gpt-5", "o3"]
-    clock.at += KEPT_FAILURE - 1
+    clock.at += FAILURE_TTL - 1
     assert await gateway.list_models() == ["gpt-5", "o3"]
     assert asked(upstream) == 2
     upstream._rules.clear()

@@ -11,7 +11,7 @@ import httpx2
 import pytest
 
 from llmproxy_asgi.errors import UpstreamConnectTimeout, UpstreamTooSlow
-from llmproxy_asgi.execution.clocks import Clocks
+from llmproxy_asgi.execution.attempt_timer import AttemptTimer
 from llmproxy_asgi.settings import Timeouts
 from llmproxy_asgi.transport import Address, AiohttpTransport, Limits, Pool, address
 from llmproxy_asgi.transport.proxies import Proxies, read_proxy
@@ -47,24 +47,26 @@ class Noted:
         self.all_sent.set()
 
 
-async def ask(pool: Pool, url: Address, progress: Noted | Clocks, body: bytes = b"{}", connect: float = LONG) -> bytes:
+async def ask(
+    pool: Pool, url: Address, progress: Noted | AttemptTimer, body: bytes = b"{}", connect: float = LONG
+) -> bytes:
     async with await pool.open("POST", url, (), body, connect=connect, progress=progress) as answer:
         return await answer.read(100)
 
 
 async def too_slow(pool: Pool, url: Address, timeouts: Timeouts, body: bytes = b"{}") -> str:
     """The code of the clock that ends a call."""
-    clocks = Clocks(timeouts)
+    timer = AttemptTimer(timeouts)
     try:
-        clocks.waiting()
-        await ask(pool, url, clocks, body, timeouts.connect)
+        timer.start_wait()
+        await ask(pool, url, timer, body, timeouts.connect)
     except asyncio.CancelledError:
-        verdict = clocks.verdict()
-        assert isinstance(verdict, UpstreamTooSlow)
-        assert verdict.code is not None
-        return verdict.code
+        error = timer.timeout_error()
+        assert isinstance(error, UpstreamTooSlow)
+        assert error.code is not None
+        return error.code
     finally:
-        clocks.stop()
+        timer.stop()
     raise AssertionError("it was answered")
 
 

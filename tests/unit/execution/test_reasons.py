@@ -15,7 +15,7 @@ from llmproxy_asgi.errors import (
     UpstreamRefused,
     UpstreamUnreachable,
 )
-from llmproxy_asgi.execution.reasons import LONGEST_REASON, answered, disclosed
+from llmproxy_asgi.execution.reasons import MAX_REASON, describe_response, redact_error
 from llmproxy_asgi.masking import Mask
 from llmproxy_asgi.transport import address
 from llmproxy_asgi.transport.failures import unreachable
@@ -52,7 +52,9 @@ SENT = json.dumps(
 )  # fmt: skip
 def test_an_answer_says_what_it_is(status: int, body: Any, reason: str) -> None:
     """Its status, then the vendor's code and words, or what kind of page it is; never a word of an answer."""
-    told = answered(FakeAnswer(status=status), URL, body if isinstance(body, bytes) else json.dumps(body).encode())
+    told = describe_response(
+        FakeAnswer(status=status), URL, body if isinstance(body, bytes) else json.dumps(body).encode()
+    )
     assert told.startswith(reason)
 
 
@@ -67,12 +69,12 @@ def test_an_answer_says_what_it_is(status: int, body: Any, reason: str) -> None:
 )
 def test_a_redirect_says_where_to(location: str, target: str) -> None:
     """Origin and path, without a query, a user or a password."""
-    assert answered(FakeAnswer(status=308, location=location), URL, b"") == f"308 redirects to {target}"
+    assert describe_response(FakeAnswer(status=308, location=location), URL, b"") == f"308 redirects to {target}"
 
 
 def reason_of(error: UpstreamError) -> str:
     """What is told of it."""
-    found = disclosed(error, MASK, sent=SENT, model="gpt-5")
+    found = redact_error(error, MASK, sent=SENT, model="gpt-5")
     assert isinstance(found, UpstreamError)
     return found.reason
 
@@ -95,13 +97,13 @@ def test_the_callers_text_is_masked(words: str, reason: str) -> None:
 def test_a_reason_is_short_and_one_line() -> None:
     """Shorten whatever the upstream sends to one line."""
     told = reason_of(UpstreamRefused("x", reason="a\nb\x1b[31m" + "c" * 5000))
-    assert len(told) <= LONGEST_REASON
+    assert len(told) <= MAX_REASON
     assert told.isprintable()
 
 
 def test_a_refusal_that_quotes_the_key_is_about_the_key() -> None:
     """A 400 whose words quote the credential makes the credential fail, and the caller is not blamed."""
-    found = disclosed(UpstreamRefused("Bad key xa***ey", upstream_status=400), MASK, sent=SENT, model="")
+    found = redact_error(UpstreamRefused("Bad key xa***ey", upstream_status=400), MASK, sent=SENT, model="")
     assert isinstance(found, UpstreamAuthFailed)
     assert found.status == 502
     assert "xa***ey" not in found.message + found.reason

@@ -6,33 +6,33 @@ import contextlib
 import pytest
 
 from llmproxy_asgi.errors import UpstreamTimeout
-from llmproxy_asgi.execution.clocks import Clocks
+from llmproxy_asgi.execution.attempt_timer import AttemptTimer
 from llmproxy_asgi.settings import Timeouts
 
 pytestmark = pytest.mark.anyio
 
 
-def clocks(connect: float = 60, first_byte: float = 60, idle: float = 60, total: float = 60) -> Clocks:
-    return Clocks(Timeouts(connect=connect, first_byte=first_byte, idle=idle, total=total))
+def clocks(connect: float = 60, first_byte: float = 60, idle: float = 60, total: float = 60) -> AttemptTimer:
+    return AttemptTimer(Timeouts(connect=connect, first_byte=first_byte, idle=idle, total=total))
 
 
-async def interrupted(made: Clocks) -> UpstreamTimeout | None:
-    made.waiting()
+async def interrupted(made: AttemptTimer) -> UpstreamTimeout | None:
+    made.start_wait()
     try:
         await asyncio.sleep(30)
     except asyncio.CancelledError:
-        return made.verdict()
+        return made.timeout_error()
     finally:
-        made.working()
+        made.end_wait()
         made.stop()
     raise AssertionError("nothing interrupted the wait")
 
 
 async def test_until_the_request_is_sent_connecting_has_its_time() -> None:
     """A transport that does not say when the request was sent has both clocks' time together."""
-    verdict = await interrupted(clocks(connect=0.01, first_byte=0.02))
-    assert verdict is not None
-    assert verdict.code == "upstream_first_byte_timeout"
+    error = await interrupted(clocks(connect=0.01, first_byte=0.02))
+    assert error is not None
+    assert error.code == "upstream_first_byte_timeout"
 
 
 async def test_the_first_byte_clock_starts_when_the_request_is_sent() -> None:
@@ -41,9 +41,9 @@ async def test_the_first_byte_clock_starts_when_the_request_is_sent() -> None:
     await asyncio.sleep(0.01)
     made.sent()
     began = asyncio.get_running_loop().time()
-    verdict = await interrupted(made)
-    assert verdict is not None
-    assert verdict.code == "upstream_first_byte_timeout"
+    error = await interrupted(made)
+    assert error is not None
+    assert error.code == "upstream_first_byte_timeout"
     assert asyncio.get_running_loop().time() - began >= 0.03
 
 
@@ -54,7 +54,7 @@ async def test_connecting_again_stops_the_first_byte_clock() -> None:
     made.connecting()
     await asyncio.sleep(0.1)
     made.sent()
-    made.began()
+    made.received()
     made.stop()
 
 
@@ -65,18 +65,18 @@ async def test_a_request_is_sent_as_long_as_it_is_read() -> None:
         made.sending()
         await asyncio.sleep(0.06)
     made.sending()
-    verdict = await interrupted(made)
-    assert verdict is not None
-    assert (verdict.code, verdict.message) == ("upstream_idle_timeout", "The upstream stopped reading the request.")
+    error = await interrupted(made)
+    assert error is not None
+    assert (error.code, error.message) == ("upstream_idle_timeout", "The upstream stopped reading the request.")
 
 
 async def test_headers_do_not_start_the_first_byte_clock_again() -> None:
     """All waits before the first byte are one."""
     made = clocks(first_byte=0.1)
     made.sent()
-    made.waiting()
+    made.start_wait()
     await asyncio.sleep(0.06)
-    made.working()
+    made.end_wait()
     began = asyncio.get_running_loop().time()
     assert await interrupted(made) is not None
     assert asyncio.get_running_loop().time() - began < 0.1
@@ -85,39 +85,39 @@ async def test_headers_do_not_start_the_first_byte_clock_again() -> None:
 async def test_the_idle_clock_takes_over_at_once() -> None:
     """A long first-byte clock does not delay a short idle one."""
     made = clocks(idle=0.02)
-    made.began()
-    verdict = await interrupted(made)
-    assert verdict is not None
-    assert verdict.code == "upstream_idle_timeout"
+    made.received()
+    error = await interrupted(made)
+    assert error is not None
+    assert error.code == "upstream_idle_timeout"
 
 
 async def test_the_idle_clock_takes_over_however_late_the_answer_begins() -> None:
     """A wait for the first byte that outlasts many idle times does not blunt the idle clock after it."""
     made = clocks(idle=0.01)
-    made.waiting()
+    made.start_wait()
     await asyncio.sleep(0.05)
-    made.working()
-    made.began()
-    verdict = await interrupted(made)
-    assert verdict is not None
-    assert verdict.code == "upstream_idle_timeout"
+    made.end_wait()
+    made.received()
+    error = await interrupted(made)
+    assert error is not None
+    assert error.code == "upstream_idle_timeout"
 
 
 async def test_the_total_clock_ends_a_wait() -> None:
     """However the other clocks stand."""
-    verdict = await interrupted(clocks(total=0.03))
-    assert verdict is not None
-    assert verdict.code == "upstream_total_timeout"
+    error = await interrupted(clocks(total=0.03))
+    assert error is not None
+    assert error.code == "upstream_total_timeout"
 
 
 async def test_no_clock_runs_while_it_is_not_the_upstreams_turn() -> None:
     """A slow caller is not the upstream's fault; an overdue total is noticed at the next wait."""
     made = clocks(idle=0.01, total=0.02)
-    made.began()
-    made.working()
+    made.received()
+    made.end_wait()
     await asyncio.sleep(0.06)
     with pytest.raises(UpstreamTimeout, match="longer than its time limit"):
-        made.waiting()
+        made.start_wait()
     made.stop()
 
 
