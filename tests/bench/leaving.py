@@ -1,4 +1,4 @@
-"""How long an upstream's call outlives its caller: from the close of the caller's socket to the close of ours.
+"""Measure how long an upstream's call outlives its caller: from the caller's close to the gateway's own.
 
 The upstream is the scripted one in this process, so both moments are read from one clock. Every stream is held after
 its first event, or is silent from the start, so nothing but the caller's leaving can end it.

@@ -29,12 +29,12 @@ _PATIENCE = 60.0
 
 
 class Subject(msgspec.Struct, frozen=True, kw_only=True):
-    """Whom a job is played against; `pid` 0 means that nobody's processor time is read."""
+    """The process that a job is played against; with `pid` 0 no process's CPU time is read."""
 
     port: int
     pid: int = 0
     idle: float = 0.0
-    """Processor seconds it uses per second when nobody calls."""
+    """CPU seconds used per second while idle."""
     wire: traffic.Wire = "chat"
     prefix: str = ""
     key: str = ""
@@ -212,7 +212,7 @@ class Span:
         self._wall = time.perf_counter()
 
     def end(self, finding: Finding) -> None:
-        """Write down what has passed, less what the subject uses when nobody calls."""
+        """Record the CPU time that has passed, less what the subject uses while idle."""
         finding.wall = time.perf_counter() - self._wall
         if self._subject.pid:
             used = processes.cpu_seconds(self._subject.pid) - self._cpu

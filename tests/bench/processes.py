@@ -82,7 +82,7 @@ def warm_bytecode() -> Iterator[None]:
 
 
 class Running(NamedTuple):
-    """A server of ours that accepts connections, or will once it has started."""
+    """A server of the benchmark that accepts connections, or will once it has started."""
 
     process: subprocess.Popen[bytes]
     port: int
@@ -129,7 +129,7 @@ def server(module: str, *arguments: str, core: int, env: Mapping[str, str] | Non
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """End one process of ours and wait for it."""
+    """End one process that this module started, and wait for it."""
     process.terminate()
     try:
         process.wait(5)
@@ -154,7 +154,7 @@ def first_answer(running: Running, request: bytes, *, patience: float = 20.0) ->
     received = b""
     try:
         with socket.create_connection(("127.0.0.1", running.port), timeout=patience) as connection:
-            # Asked to close, a server ends a refusal too, so nobody waits for a mark that won't come.
+            # After a refusal with `connection: close` a server sends no marks, so the driver does not wait for any.
             connection.sendall(request.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n", 1))
             while b"~0@" not in received:
                 data = connection.recv(65536)

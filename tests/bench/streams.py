@@ -40,7 +40,7 @@ _PIECES = (
 
 
 class Stream(NamedTuple):
-    """One upstream's answer, frame by frame, and what is said in it."""
+    """One upstream's answer, frame by frame, and its text."""
 
     frames: list[bytes]
     said: str

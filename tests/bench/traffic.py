@@ -1,7 +1,7 @@
 """What travels in the benchmark: requests, answers, and the marks that prove nothing was lost.
 
 Every text the upstream sends carries a mark `~<index>@<sent>;`, where `sent` is a monotonic clock in nanoseconds
-(or 0). Whoever relays or translates an answer must deliver all marks, once each and in order.
+(or 0). A gateway that passes on or translates an answer must deliver all marks, once each and in order.
 
 The model's name in a request says how the upstream answers: `plain-1` at once, `full-256` with 256 chunks as fast
 as they can be written, `paced-150` with 150 chunks in even steps, `hold-1` with one chunk and then silence.

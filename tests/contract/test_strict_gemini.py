@@ -244,7 +244,7 @@ def test_embeddings_are_refused_by_their_rule(rule: str, path: tuple[Any, ...], 
 
 
 def test_embeddings_have_an_address_and_a_key() -> None:
-    """One content at a time is an address that we do not use; a key of ours is needed here, too."""
+    """A single content is an address that the gateway does not use; it needs a key, too."""
     for headers, query, rule in ((KEY, "alt=sse", "address"), ({}, "", "credential")):
         refused = refused_by(EMBEDDING, headers, EMBEDDINGS_ADDRESS, query)
         assert refused is not None

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.clean_install
 
 
 def clean() -> dict[str, str]:
-    """An environment in which nothing is found but by its path: no cache, no module path, no setting of ours."""
+    """An environment where nothing is found except by its path: no cache, no module path, no settings."""
     unwanted = ("PYTHON", "VIRTUAL_ENV", "LLMPROXY", "PYTEST", "COVERAGE", "MAKE", "PIP_CACHE_DIR")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(unwanted)}
     return {**kept, "PIP_NO_CACHE_DIR": "1", "PYTHONUNBUFFERED": "1"}

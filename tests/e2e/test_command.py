@@ -36,7 +36,7 @@ def environment() -> dict[str, str]:
 
 
 class Running:
-    """A command that goes on running. `output` is what it has printed, as far as it was read."""
+    """A running command; `output` is the text it has printed, as far as it was read."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
@@ -187,7 +187,7 @@ def ask(client: httpx2.Client, url: str, *, model: str = "simulated/echo", key: 
 
 
 def test_serve(tmp_path: Path, client: httpx2.Client) -> None:
-    """A configuration is served to those who have a key, and to nobody else."""
+    """A configuration is served only to callers with a key."""
     with serving(tmp_path) as (command, url):
         assert ask(client, url).json()["choices"][0]["message"]["content"] == "Hello"
         assert ask(client, url, key="llmp_wrong").status_code == 401
@@ -290,7 +290,7 @@ def test_hang_up_takes_up_the_files_and_cuts_no_stream(tmp_path: Path, client: h
 
 
 def test_a_worker_that_dies_beside_broken_files_leaves_the_other_serving(tmp_path: Path) -> None:
-    """The mistake is told once, no worker is started meanwhile, and one is as soon as the files are right."""
+    """The error is reported once, no worker is started meanwhile, and one is as soon as the files are valid."""
     with serving(tmp_path, "--workers", "2") as (command, url):
         until(lambda: all(accepts(url, KEY) for _ in range(4)))
         before = children(command.process.pid)

@@ -158,7 +158,7 @@ def test_the_policy_forbids_what_the_page_does_not_do(window: Browser, base: str
 
 @pytest.mark.parametrize("protocol", ["chat", "messages"])
 def test_reasoning_is_folded_away_and_goes_back_sealed(page: Browser, protocol: str) -> None:
-    """Reasoning is there for whoever opens it, and the next request carries its state."""
+    """Reasoning can be opened, and the next request carries its state."""
     choose(page, "reasoning", protocol=protocol)
     ask(page, "one two")
     assert page.run("return document.querySelector('.thoughts').open") is False
@@ -170,7 +170,7 @@ def test_reasoning_is_folded_away_and_goes_back_sealed(page: Browser, protocol: 
 @pytest.mark.parametrize("protocol", ["chat", "messages"])
 @pytest.mark.parametrize(("model", "calls"), [("tools", 1), ("parallel", 2)])
 def test_tool_calls_are_shown_and_answered(page: Browser, protocol: str, model: str, calls: int) -> None:
-    """The page runs its made-up tool, shows call and result, and goes on with the conversation."""
+    """The page runs its made-up tool, shows call and result, and continues the conversation."""
     choose(page, model, protocol=protocol)
     page.click("#offer-tool")
     ask(page, "weather?", answers=2)

@@ -46,7 +46,7 @@ MODELS = ("harness-1", "gpt-5.9", "o3", "gpt-4o", "claude-sonnet-5", "claude-3-5
 
 
 def configuration(base_url: str = "http://127.0.0.1:9") -> dict[str, Any]:
-    """One provider for each protocol, one for the old ones, and a name that stands for several; all of it limited."""
+    """One provider for each protocol, one for the old ones, and a name for several of them; all with limits."""
     common: dict[str, Any] = {
         "api_key": "sk-upstream-0123456789",
         "retry": {"attempts": 1},
@@ -83,7 +83,7 @@ class Asked:
     """Whether the caller is gone before the body's end."""
 
     def show(self) -> str:
-        """All of it, for somebody who looks for what is wrong."""
+        """All of it, for debugging."""
         target = urllib.parse.quote(self.path, safe="/:?&=%") + (
             "?" + self.query.decode("latin-1") if self.query else ""
         )
@@ -232,7 +232,7 @@ class _Books:
 
 
 class _Complaints(logging.Handler):
-    """What is logged as a bug of ours."""
+    """The log records that mean a bug of the gateway."""
 
     def __init__(self) -> None:
         super().__init__(logging.ERROR)
@@ -260,7 +260,7 @@ class FuzzHarness:
         self._gateway = Gateway(configuration(), transport=self.upstream, observers=[self._books])
         log = logging.getLogger("llmproxy_asgi")
         log.addHandler(self._complaints)
-        log.propagate = False  # whoever else listens would keep a line for each of many thousand calls
+        log.propagate = False  # other handlers would keep a line for each of many thousand calls
         asyncio.get_running_loop().set_exception_handler(self._unhandled)
         return self
 
@@ -291,7 +291,7 @@ class FuzzHarness:
             "tasks": [task for task in asyncio.all_tasks() if task not in self._tasks],
             "open answers": self.upstream.open,
             "open calls": len(shared.open_calls),
-            "calls that nobody was told the end of": len(self._books.open),
+            "calls without a reported end": len(self._books.open),
             "places": sum(slots.used for slots in shared.admission_queues._slots.values()),
             "in line": sum(queue.waiting for queue in shared.admission_queues._targets.values()),
             "logged": self._complaints.texts,
@@ -321,7 +321,7 @@ class FuzzHarness:
         except TimeoutError:
             raise Illegal("it hangs") from None
         seconds = time.thread_time() - began
-        while self._gateway.endpoints.stored._background._runs:  # noqa: ASYNC110  it goes on without its caller, for a few turns of the loop
+        while self._gateway.endpoints.stored._background._runs:  # noqa: ASYNC110  it continues without its caller for a few loop iterations
             await asyncio.sleep(0)
         self._check(seconds)
         return _answered(sent, tuple(self.upstream.spoke))

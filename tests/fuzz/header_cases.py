@@ -62,7 +62,7 @@ class HeaderCase(NamedTuple):
     asked: Asked
 
     def show(self) -> str:
-        """The input, for somebody who looks for what is wrong."""
+        """The input, for debugging."""
         return self.asked.show()
 
 

@@ -311,7 +311,7 @@ def _choices(events: Events, protocol: str, kind: str, *, relayed: bool) -> bool
             _usage(tree["usage"], *_CHAT_USAGE)
         for choice in tree["choices"]:
             index = choice["index"]
-            _need(type(index) is int and not finished.get(index), "a choice goes on after its finish", tree)
+            _need(type(index) is int and not finished.get(index), "a choice continues after its finish", tree)
             finished[index] = choice.get("finish_reason") is not None
             _need(not finished[index] or choice["finish_reason"] in _FINISHES, "the finish", choice)
             if protocol == CHAT:

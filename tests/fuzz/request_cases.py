@@ -26,7 +26,7 @@ class RequestCase(NamedTuple):
     """Whether a streamed answer is a JSON array."""
 
     def show(self) -> str:
-        """The input, for somebody who looks for what is wrong."""
+        """The input, for debugging."""
         return self.asked.show()
 
 

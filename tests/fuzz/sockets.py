@@ -115,7 +115,7 @@ def _joined(chunked: bytes) -> bytes:
 
 
 class Play:
-    """What the upstream does with every request until it is told another thing."""
+    """The upstream's behaviour for every request until the next change."""
 
     def __init__(self) -> None:
         self.script = ScriptedUpstream()

@@ -45,7 +45,7 @@ class StreamCase(NamedTuple):
     kind: str
     """`stream`, `whole` or `error`."""
     upstream: str
-    """The protocol it is said in."""
+    """The stream's protocol."""
     caller: str
     """The protocol it is wanted in."""
     relays: bool
@@ -58,7 +58,7 @@ class StreamCase(NamedTuple):
     headers: dict[str, str] = {}  # noqa: RUF012  never changed
 
     def show(self) -> str:
-        """The input, for somebody who looks for what is wrong."""
+        """The input, for debugging."""
         head = f"{self.kind} of {self.upstream} for {self.caller}{', relayed' if self.relays else ''} {self.status}"
         said = b"".join(self.pieces).decode("utf-8", "backslashreplace")
         cut = f"\n\n(in {len(self.pieces)} pieces{', then broken' if self.breaks else ''})"
@@ -203,7 +203,7 @@ def _check_order(validator: StreamValidator, events: Sequence[StreamEvent]) -> N
                 and isinstance(event, Finished)
                 and event.finish.reason is FinishReason.TOOL_CALLS
             ):
-                continue  # it made none, but says so: that is told as it was said
+                continue  # it made none, but says so: the claim is passed on
             raise Illegal(f"out of order: {error}: {event}") from None
 
 

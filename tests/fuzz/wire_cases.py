@@ -40,7 +40,7 @@ class WireCase(NamedTuple):
     reply: Reply
 
     def show(self) -> str:
-        """The input, for somebody who looks for what is wrong."""
+        """The input, for debugging."""
         status, headers, pieces = self.reply
         said = b"".join(pieces).decode("utf-8", "backslashreplace")
         return f"{self.request.show()}\n\n--- answered by\n{status} {headers}\n\n{said}\n(in {len(pieces)} pieces)"
@@ -106,5 +106,5 @@ async def play_wire(case: WireCase, harness: FuzzHarness) -> None:
         answered = await harness.call(case.request.asked)
     finally:
         harness.upstream.reply = None
-    assert answered is not None, "nobody left"
+    assert answered is not None, "no caller is left"
     judge(case.request, answered)

@@ -10,7 +10,7 @@ import pytest
 from llmproxy_asgi.testing import Hold, ThreadedUpstream, Upstream, json_answer, sse_answer
 from support.gateway import chat_answer, chat_delta
 
-# What the garbage collector finds is told on standard error alone, and here on standard output.
+# The garbage collector reports on standard error alone, and here on standard output.
 BEGINNING = """
 import asyncio, gc, sys
 
@@ -55,7 +55,7 @@ for _ in range(2):
     asyncio.run(abandon())
 """
 
-# An answer that nobody closes; the public interface has no call that could leave one.
+# An answer that is never closed; the public interface has no call that could leave one.
 LEAK = """
 pool = Pool()
 

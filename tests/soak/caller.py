@@ -26,7 +26,7 @@ class Answer(NamedTuple):
     status: int = 0
     text: str = ""
     seen: str = ""
-    """For whoever must find out what was wrong."""
+    """Details for debugging."""
 
 
 class Connection:

@@ -109,7 +109,7 @@ def _shown(each: Played) -> str:
 
 
 def _healthy(evidence: Evidence) -> Check:
-    """Those of which nobody should have noticed a fault: their own upstream's is mended before the first event."""
+    """The calls that should not have met a fault: their own upstream's is mended before the first event."""
     meant = [each for each in _stayed(evidence) if not each.call.is_cut and not each.call.fails]
     wrong = [_shown(each) for each in meant if not (each.answer.end == "whole" and each.right)]
     mended = sum(each.call.errand.fault != NONE for each in meant)
@@ -124,7 +124,7 @@ def _faulty(evidence: Evidence) -> Check:
     mended = 0
     wrong = []
     for each in meant:
-        # After a keep-alive, while it waited in a line, a failure is told within the stream.
+        # After a keep-alive, while it waited in a queue, a failure is an event of the stream.
         expected = {("error", 200)} if each.call.is_cut else {("refused", 502), ("error", 200)}
         whole = "".join(each.call.errand.texts()) if each.call.is_cut else ""
         if each.call.is_cut and each.answer.end == "whole" and each.right and asked[each.call.number] > 1:
@@ -144,7 +144,7 @@ def _no_500(evidence: Evidence) -> Check:
 
 
 def _told_once(evidence: Evidence) -> Check:
-    """Each call that began ended once; and each whose caller stayed is told of."""
+    """Each call that began ended once; and each whose caller stayed is reported."""
     started = Counter(fact.request_id for fact in evidence.facts if fact.kind == "started")
     ends = Counter(fact.request_id for fact in evidence.facts if fact.kind == "finished")
     refused = Counter(fact.request_id for fact in evidence.facts if fact.kind == "refused")

@@ -1,6 +1,6 @@
 """The host of a soak: a Starlette app with the gateway at `/llm`, on uvicorn, as its users run it.
 
-Run as `python -m soak.host UPSTREAM CLOSED FACTS STREAMS`: the upstream's address, one where nobody listens, the file
+Run as `python -m soak.host UPSTREAM CLOSED FACTS STREAMS`: the upstream's address, one without a server, the file
 for facts, and how many streams there will be. It prints its port and serves until its standard input is closed.
 `/state` tells what is alive in the process.
 """
@@ -169,7 +169,7 @@ class Host:
         return JSONResponse(msgspec.to_builtins(self._state()))
 
     async def _settle(self, _request: Request) -> Response:
-        """Close idle connections to upstreams, so that what is left is somebody's."""
+        """Close idle connections to upstreams, so that the remaining ones are in use."""
         await self._proxy.gateway.aclose()
         return JSONResponse({})
 
@@ -217,7 +217,7 @@ def _what(descriptor: Path) -> str:
 
 
 def main() -> None:
-    """Serve until whoever started us is done."""
+    """Serve until the parent process is done."""
     upstream, closed, facts, streams = sys.argv[1:]
     allow_many_files()
     with Path(facts).open("wb") as file, socket.create_server(("127.0.0.1", 0), backlog=2048) as listener:

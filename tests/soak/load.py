@@ -23,7 +23,7 @@ class Load:
     Args:
         port: Of the host.
         streams: How many callers there are.
-        calls: What they do; whoever is free takes the next one.
+        calls: The jobs; a free caller takes the next one.
     """
 
     def __init__(self, port: int, streams: int, calls: Iterator[Call]) -> None:
@@ -38,7 +38,7 @@ class Load:
         """Call for so long, and let the last calls end.
 
         Args:
-            seconds: After these nobody begins another call.
+            seconds: After these no caller begins another call.
             spread: Seconds over which the callers come.
         """
         self._going_on = True

@@ -15,7 +15,7 @@ Wire = Literal["chat", "responses", "messages", "gemini"]
 WIRES: Final[tuple[Wire, ...]] = ("chat", "responses", "messages", "gemini")
 """Protocols of callers and of upstreams; the upstreams' are the providers' names, too."""
 AWAY: Final = "away"
-"""The provider at whose address nobody listens."""
+"""The provider at whose address no server listens."""
 
 NONE: Final = "none"
 REFUSED: Final = "refused"
@@ -111,7 +111,7 @@ class Talk(NamedTuple):
     user: str
 
     def model(self, fault: str) -> str:
-        """The name that stands for its upstreams; for one fault the first of them is not there."""
+        """The name for its upstreams; for one fault the first of them does not exist."""
         return f"{AWAY if fault == REFUSED else self.first}-{self.second}"
 
     def beginning(self) -> tuple[str, str, str]:

@@ -160,7 +160,7 @@ async def _state(port: int) -> State:
 
 
 async def _settled(port: int, before: State | None = None) -> State:
-    """The host's state once nobody calls any more, and idle connections are closed.
+    """Return the host's state after the last call, with idle connections closed.
 
     Args:
         port: Of the host.
@@ -194,9 +194,9 @@ async def soak(options: Options, folder: Path) -> Outcome:
     allow_many_files()
     began = time.monotonic()
     facts_file, entries_file, log_file = folder / "facts.jsonl", folder / "upstream.jsonl", folder / "host.log"
-    with log_file.open("wb") as log, socket.socket() as nobody:
-        nobody.bind(("127.0.0.1", 0))  # bound and not listening: who connects is refused
-        away = f"http://127.0.0.1:{nobody.getsockname()[1]}/v1"
+    with log_file.open("wb") as log, socket.socket() as closed_port:
+        closed_port.bind(("127.0.0.1", 0))  # bound and not listening: connections are refused
+        away = f"http://127.0.0.1:{closed_port.getsockname()[1]}/v1"
         upstream = await Child.start("soak.upstream", str(entries_file), log=log)
         try:
             arguments = (upstream.said, away, str(facts_file), str(options.streams))

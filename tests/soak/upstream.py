@@ -1,4 +1,4 @@
-"""The upstreams of a soak: one scripted server that speaks all four protocols, fails as it is told, and keeps books.
+"""The upstreams of a soak: one scripted server of all four protocols, with faults on request and records of all calls.
 
 Run as `python -m soak.upstream BOOKS`. It prints its address, serves until its standard input is closed, and writes one
 line for each request: whose it was, how often it had been asked, how it answered and which tokens it told. The last
@@ -48,7 +48,7 @@ class Books:
         self._asked: Counter[int] = Counter()
 
     def answer(self, received: Received) -> Scenario:
-        """What is said to one request."""
+        """The answer to one request."""
         # The notes of the scripted upstream are for short tests; these books take their place.
         self._upstream.requests.clear()
         self._upstream.closed_at.clear()
@@ -170,7 +170,7 @@ async def _serve(file: IO[bytes]) -> None:
 
 
 def main() -> None:
-    """Serve until whoever started us is done."""
+    """Serve until the parent process is done."""
     allow_many_files()
     with Path(sys.argv[1]).open("wb") as file:
         asyncio.run(_serve(file))

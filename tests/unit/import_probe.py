@@ -15,7 +15,7 @@ from pathlib import Path
 
 from typing_extensions import override
 
-# Code through which a look-up passes on its way from whoever asked.
+# Code through which an attribute look-up passes on its way from the importing module.
 _BETWEEN = {__file__, os.__file__, "<frozen os>", "<frozen _collections_abc>"}
 
 _touched: list[tuple[str, str]] = []

@@ -225,7 +225,7 @@ async def test_closing_the_response_ends_the_application() -> None:
 async def test_application_that_waits_for_its_reader_is_released_by_closing(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A send that waits raises when nobody will read; a framework's wrapping of that is no failure."""
+    """A send that waits raises when the reader has gone; a framework's wrapping of that is no failure."""
 
     async def pieces() -> AsyncIterator[bytes]:
         while True:
@@ -285,7 +285,7 @@ async def test_caller_cancelled_in_the_middle_ends_the_application() -> None:
 
 
 async def test_closing_the_client_ends_work_after_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Until then it goes on undisturbed; afterwards nothing runs."""
+    """Until then it continues undisturbed; afterwards nothing runs."""
     monkeypatch.setattr("llmproxy_asgi.inprocess._ENDING", 0.05)
     seen: list[str] = []
     running = asyncio.Event()
@@ -363,7 +363,7 @@ async def test_failure_after_the_head_breaks_the_stream() -> None:
 
 
 async def test_failure_after_the_answer_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    """Nobody can be told of it, so it is written down."""
+    """There is no caller to report it to, so it is logged."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await PlainTextResponse("all")(scope, receive, send)

@@ -46,7 +46,7 @@ def project() -> dict[str, Any]:
 
 
 def requirements_of(distribution: str, extras: frozenset[str]) -> list[Requirement]:
-    """What a distribution asks for here, for itself and for the extras that are named; of ours, by pyproject.toml."""
+    """Return the requirements of an installed distribution with the given extras; the product's from pyproject.toml."""
     if distribution == "llmproxy-asgi":
         own = project()
         named = [line for extra in sorted(extras) for line in own["optional-dependencies"][extra]]

@@ -39,7 +39,7 @@ async def test_a_whole_answer_has_text_calls_and_usage() -> None:
 
 @pytest.mark.anyio
 async def test_a_stream_is_events_from_started_to_ended() -> None:
-    """Leaving early lets go of the upstream, and nothing is left behind."""
+    """Leaving early releases the upstream, and nothing remains."""
     async with Gateway(SIMULATED) as gateway:
         events = [event async for event in gateway.stream(model="echo", messages=HELLO)]
         assert isinstance(events[0], Started)
@@ -51,7 +51,7 @@ async def test_a_stream_is_events_from_started_to_ended() -> None:
 
 @pytest.mark.anyio
 async def test_each_event_may_be_asked_for_by_another_task() -> None:
-    """A silent upstream is noticed whoever waits for it, as with `asyncio.wait_for` around each event."""
+    """A silent upstream is detected for every kind of waiting, also with `asyncio.wait_for` around each event."""
     config = {"providers": {"simulated": {"timeout": {"idle": 0.05}}}}
     async with Gateway(config) as gateway, aclosing(gateway.stream(model="stall", messages=HELLO)) as stream:
 
@@ -102,7 +102,7 @@ async def test_what_goes_wrong_is_raised_as_what_it_is(asked: dict[str, Any], er
 
 @pytest.mark.anyio
 async def test_refusals_are_told_to_observers() -> None:
-    """What never became a call is told once, by whichever way it was asked; what did is told as a call alone."""
+    """A refused request is reported once, for every way of calling; a call is reported as a call alone."""
     observer = RecordingObserver()
     config = {**SIMULATED, "access": {"default": {"rate_limit": {"requests_per_second": 0.01, "burst": 1}}}}
     async with Gateway(config, observers=[observer]) as gateway:
@@ -215,7 +215,7 @@ async def test_the_short_client_gives_text_in_four_ways() -> None:
 
 @pytest.mark.anyio
 async def test_a_stream_of_text_that_is_left_lets_go_at_once() -> None:
-    """Whether it is closed by its reader, or collected for somebody whose callback fails."""
+    """Whether its reader closes it, or it is collected in a callback that fails."""
     observer = RecordingObserver()
     async with LLMClient(Gateway(SIMULATED, observers=[observer]), model="story") as llm:
 
@@ -232,7 +232,7 @@ async def test_a_stream_of_text_that_is_left_lets_go_at_once() -> None:
 
         with pytest.raises(LookupError) as failed:
             await llm.generate(HELLO, on_text=failing)
-        assert failed.value.__traceback__ is not None  # and it holds the frames of whoever was reading
+        assert failed.value.__traceback__ is not None  # and it holds the frames of the reader
         assert outcomes() == ["cancelled", "cancelled"]
 
 
@@ -291,7 +291,7 @@ def test_providers_are_named_in_any_case_and_unknown_ones_listed(monkeypatch: py
 def test_what_is_missing_is_told_by_argument_and_variable(
     provider: str, arguments: dict[str, str], finding: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever called with arguments reads of arguments, and of the variable that would do instead."""
+    """A call with arguments gets an error about the argument, and the variable that would do instead."""
     for name in [name for name in os.environ if name.endswith(("_API_KEY", "_API_BASE_URL"))]:
         monkeypatch.delenv(name)
     with pytest.raises(ConfigError) as refused:

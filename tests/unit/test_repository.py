@@ -88,7 +88,7 @@ def npm_registry(folder: Path, *, configured: bool) -> str:
 
 
 def pip_settings() -> str:
-    """What pip is told by its configuration files and its environment, as text."""
+    """The settings of pip's configuration files and environment, as text."""
     from pip._internal.configuration import Configuration
 
     configuration = Configuration(isolated=False)
@@ -235,7 +235,7 @@ def test_no_path_of_this_checkout(contents: dict[Path, str]) -> None:
 
 
 def test_no_path_of_this_home(contents: dict[Path, str]) -> None:
-    """No tracked file holds the path of the home directory of whoever runs this."""
+    """No tracked file holds the path of the current user's home directory."""
     home = Path.home()
     if home == Path(home.anchor):
         pytest.skip("the home directory is the root of the file system")

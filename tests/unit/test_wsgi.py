@@ -361,7 +361,7 @@ def test_input_without_length_and_end_is_not_touched(declared: str | None) -> No
 
 @pytest.mark.parametrize("declared", ["-1", "ten", "1_0", "٣", "+5"])
 def test_length_that_is_no_number_is_refused(declared: str) -> None:
-    """The application isn't called for a request whose end nobody knows."""
+    """The application isn't called for a request of unknown length."""
     with bridging(echo) as bridge:
         answer = Answer(bridge, REQUEST_METHOD="POST", CONTENT_LENGTH=declared, **{"wsgi.input": Unread()})
         assert answer.status == "400 Bad Request"
@@ -400,7 +400,7 @@ def test_application_refuses_an_oversize_body_in_its_own_words(environ: Mapping[
     ],
 )
 def test_oversize_body_is_refused_for_an_application_that_does_not(environ: Mapping[str, Any]) -> None:
-    """An application that reads on is told of a client that left, gives up, and the answer is 413."""
+    """An application that reads on gets a client disconnect, stops, and the answer is 413."""
     with bridging(echo, max_body=10) as bridge:
         answer = Answer(bridge, REQUEST_METHOD="POST", **environ)
         assert answer.status.startswith("413 ")
@@ -446,7 +446,7 @@ def test_upload_broken_off_never_looks_whole(environ: Mapping[str, Any]) -> None
 
 
 def test_input_is_not_touched_for_an_application_that_answers_by_the_head() -> None:
-    """Whoever is refused before the body is asked for costs no thread a body."""
+    """A request that is refused before its body is read costs no thread."""
 
     async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
         await start(send, 401)
@@ -493,7 +493,7 @@ def test_pieces_of_a_body_are_handed_on_as_they_come() -> None:
 
 
 def test_a_piece_that_comes_after_its_reader_was_cancelled_is_not_lost() -> None:
-    """Whoever asks next gets it."""
+    """The next request gets it."""
     handed = Signal()
 
     async def app(_scope: Scope, receive: Receive, send: Send) -> None:
@@ -687,7 +687,7 @@ def test_work_after_the_answer_is_not_cancelled() -> None:
 
 
 def test_server_that_refuses_the_head_ends_the_application() -> None:
-    """If start_response raises, nobody will close the iterator, so the call is ended at once."""
+    """If start_response raises, no server closes the iterator, so the call is ended at once."""
     ended = Signal()
 
     async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
@@ -768,7 +768,7 @@ async def _foreign(_scope: Scope, _receive: Receive, send: Send) -> None:
 
 @pytest.mark.parametrize("app", [_silent, _cancels_itself, _exits, _body_first, _two_heads, _no_end, _foreign])
 def test_application_that_breaks_asgi_fails_loudly(app: ASGIApp) -> None:
-    """An answer that is missing, doubled or unfinished is an error in the worker, and the loop goes on."""
+    """An answer that is missing, doubled or unfinished is an error in the worker, and the loop continues."""
     with bridging(app) as bridge:
         with pytest.raises(RuntimeError):
             Answer(bridge).read()
@@ -797,7 +797,7 @@ def test_task_that_exits_does_not_end_the_loop(caplog: pytest.LogCaptureFixture)
 
 
 def test_failure_after_the_answer_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    """Nobody can be told of it, so it is written down."""
+    """There is no caller to report it to, so it is logged."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await PlainTextResponse("all")(scope, receive, send)
@@ -874,7 +874,7 @@ def test_client_that_leaves_is_noticed_while_nothing_is_written(connection: Conn
 
 
 def test_client_that_leaves_before_the_head_is_noticed(connection: Connection) -> None:
-    """The worker is released with an answer that nobody reads, and nothing is reported as broken."""
+    """The worker is released from an answer that is not read, and nothing is reported as broken."""
 
     async def app(_scope: Scope, receive: Receive, _send: Send) -> None:
         await receive()
@@ -1161,7 +1161,7 @@ def test_bridge_that_fails_to_close_does_not_keep_others_from_it() -> None:
 
 
 def test_import_starts_no_thread_and_installs_nothing() -> None:
-    """Whoever imports the module pays with nothing but memory."""
+    """Importing the module costs nothing but memory."""
     assert run_script("print(threading.active_count())") == ["1"]
 
 

@@ -62,7 +62,7 @@ class Route(NamedTuple):
 
 
 NO_VECTORS = 400
-"""Simulated models make none, and say so to whoever may ask them."""
+"""Simulated models have no embeddings; an authorized caller gets that answer."""
 SAY = [{"role": "user", "content": "hello"}]
 CONTENTS: dict[str, Any] = {"contents": [{"role": "user", "parts": [{"text": "hello"}]}]}
 EMBED = {"content": {"parts": [{"text": "hello"}]}}
@@ -309,7 +309,7 @@ async def test_a_foreign_page_gets_nothing_done(host: str) -> None:
 @pytest.mark.parametrize("host", HOSTS)
 @pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE", "GET", "POST", "HEAD"])
 async def test_no_other_method_opens_a_route(host: str, method: str) -> None:
-    """A method that a route does not take serves nobody, whoever asks."""
+    """A method that a route does not support is refused for every credential."""
     taken: dict[str, set[str]] = {}
     for route in PROTECTED:
         taken.setdefault(route.path, {"HEAD"} if route.method == "GET" else set()).add(route.method)

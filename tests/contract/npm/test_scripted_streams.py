@@ -80,7 +80,7 @@ def question(
     return outcome
 
 
-# ── what is said ─────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── content ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 CALLS = (
     Call(id="call_0", name="get_weather", arguments='{"city":"京都 ☃\u2028","deep":{"n":[1,2.50]}}'),
@@ -181,7 +181,7 @@ BROKEN = {
 
 
 def begun(pair: ProtocolPair, heard: str, *rest: Any, **reply: Any) -> tuple[Scenario, Callable[[str], None]]:
-    """A stream that goes on with `rest` once the caller has this, and what has to hear that it has."""
+    """A stream that sends `rest` after the caller has received this, and the event that signals it."""
     frames = Reply(**reply).frames(pair.upstream)
     count = next(number for number, frame in enumerate(frames, start=1) if heard.encode() in frame)
     gate = Gate()

@@ -135,7 +135,7 @@ def test_a_stream_that_breaks_off_never_ends_well(ask: Ask, sdk: str, upstream: 
     if sdk == RESPONSES:
         assert outcome.whole["finish"] == "failed"
         assert outcome.whole["error"]["code"] == "server_error"
-        # A passed-through stream is told of with the items that were done; this one was not.
+        # A passed-through stream reports the items that were done; this one was not.
         assert outcome.whole["text"] == ("" if upstream == RESPONSES else "".join(outcome.texts))
         return
     kinds = {CHAT: ("APIError", "server_error", None), MESSAGES: ("APIError", "api_error", None)}
@@ -146,7 +146,7 @@ def test_a_stream_that_breaks_off_never_ends_well(ask: Ask, sdk: str, upstream: 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 @pytest.mark.parametrize("upstream", PROTOCOLS)
 def test_anthropics_tool_runner_finishes(node: Node, base: str, upstream: str, stream: bool) -> None:
-    """The runner asks for a thread first; refused in the vendor's words, it goes on without one to the last answer."""
+    """The runner asks for a thread first; after the refusal in the vendor's format it works without one."""
     request = {
         "model": f"{upstream}/tools",
         "messages": [{"role": "user", "content": "Weather?"}],

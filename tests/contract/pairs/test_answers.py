@@ -31,7 +31,7 @@ CACHED = {"input_tokens": 250, "cache_read_input_tokens": 600, "cache_creation_i
 @pytest.mark.fidelity(80)
 @pytest.mark.parametrize("pair", pairs(client=MESSAGES, upstream=CHAT))
 def test_input_is_never_negative(harness: PairHarness, pair: ProtocolPair) -> None:
-    """A server that counts cached tokens beside the prompt, not inside it, brings nobody below nought."""
+    """If a server counts cached tokens beside the prompt instead of inside it, no count becomes negative."""
     usage = {
         "prompt_tokens": 10,
         "completion_tokens": 5,

@@ -1,4 +1,4 @@
-"""OpenAI's text completions over each upstream: a prompt is a user's turn, and what is said about it its completion."""
+"""OpenAI's text completions over each upstream: a prompt is a user message, and the answer's text is its completion."""
 
 from typing import Any
 

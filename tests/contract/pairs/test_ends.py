@@ -67,7 +67,7 @@ MEANT: dict[str, dict[str, str]] = {
         "MALFORMED_FUNCTION_CALL": "malformed",
     },
 }
-"""What upstreams say at the end of a text, and what it means; one word in each is nobody's."""
+"""Upstreams' finish reasons and their meaning; one value in each protocol is unknown."""
 WITH_CALLS: dict[str, dict[str, str]] = {
     CHAT: {"tool_calls": "calls", "stop": "calls", "length": "length"},
     RESPONSES: {"completed": "calls", "incomplete:max_output_tokens": "length"},
@@ -167,7 +167,7 @@ def ends(meant: dict[str, dict[str, str]]) -> list[Any]:
 @pytest.mark.fidelity(79)
 @pytest.mark.parametrize(("pair", "native", "word"), ends(MEANT))
 def test_every_end_in_the_callers_words(harness: PairHarness, pair: ProtocolPair, native: str, word: str) -> None:
-    """Each reason why an upstream ends is the caller's word for it; one that nobody knows is no failure."""
+    """Each finish reason of an upstream has its value in the caller's protocol; an unknown one is no failure."""
     harness.play(said(pair, native))
     answer = harness.ask(pair, **QUESTION[pair.client])
     assert (answer.text, told(pair, answer)) == ("Snow", word)

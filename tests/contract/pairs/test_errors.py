@@ -64,7 +64,7 @@ def listed(shared_list: PairHarness) -> Iterator[PairHarness]:
 
 @pytest.fixture(scope="module")
 def restless() -> Iterator[PairHarness]:
-    """The same, each tried once; nobody rests after failures, so that every test finds all of them at work."""
+    """The same, each tried once, without cooldowns, so that every test finds all of them available."""
     with pair_harness(models=[NOBODYS], cooldown=0) as made:
         yield made
 
@@ -299,7 +299,7 @@ def test_our_refused_credential_is_never_the_callers(harness: PairHarness, pair:
     "pair", [pair for to in (CHAT, RESPONSES, MESSAGES) for who in OPENAIS for pair in pairs(client=who, upstream=to)]
 )
 def test_a_long_prompt_has_openais_code_for_it(harness: PairHarness, pair: ProtocolPair) -> None:
-    """Callers of OpenAI's protocols shorten and try again by the code `context_length_exceeded`, whoever says so."""
+    """Every upstream's context error has the code `context_length_exceeded` for callers of OpenAI's protocols."""
     details = {"error_code": "prompt_too_long"} if pair.upstream == MESSAGES else {}
     code = {"code": "context_length_exceeded"} if pair.upstream in OPENAIS else {"details": details}
     harness.play(error_answer(400, {"type": "error", "error": {"type": SAME, "message": "too long", **code}}))
@@ -356,7 +356,7 @@ def test_a_failure_before_the_first_event_is_tried_again(
 
 @pytest.mark.parametrize("client", PROTOCOLS)
 def test_a_ping_is_no_first_event(listed: PairHarness, client: str) -> None:
-    """An upstream that pinged and then failed is asked again, whoever the caller is, and nothing of it is seen."""
+    """An upstream that sent a ping and then failed is retried in every protocol; the caller sees none of it."""
     pair = ProtocolPair(client=client, upstream=MESSAGES, stream=True)
     ping = b'event: ping\ndata: {"type": "ping"}\n\n'
     error = b'event: error\ndata: {"type": "error", "error": {"type": "overloaded_error", "message": "busy"}}\n\n'
@@ -488,7 +488,7 @@ def test_a_stream_without_its_end_sign_is_a_failure(
 @pytest.mark.fidelity(95)
 @pytest.mark.parametrize("pair", pairs(stream=True, among=(CHAT, RESPONSES, MESSAGES)))
 def test_a_half_sent_call_is_not_completed(harness: PairHarness, pair: ProtocolPair) -> None:
-    """A call whose arguments break off stays unfinished: nobody closes its block or its JSON. Gemini's come whole."""
+    """A call whose arguments break off stays unfinished: its block and its JSON stay open. Gemini's arrive whole."""
     breaking = Breaking(harness, pair, begun_call(pair.upstream), [Reset()])
     asked: dict[str, Any] = {"tools": tools(pair.client, "get_weather")}
     failed = breaking.raised(**asked)
@@ -626,7 +626,7 @@ def test_a_wrong_type_is_googles_400_too(
 @pytest.mark.fidelity(98)
 @pytest.mark.parametrize("pair", pairs(stream=False))
 def test_a_body_that_is_no_json_is_a_400(harness: PairHarness, pair: ProtocolPair) -> None:
-    """Truncated JSON is told as such, in the caller's shape."""
+    """Truncated JSON is reported as such, in the caller's format."""
     answer = harness.post(pair, b'{"model": "m", "messa')
     assert answer.status_code == 400
     error = answer.json()["error"]
@@ -638,7 +638,7 @@ def test_a_body_that_is_no_json_is_a_400(harness: PairHarness, pair: ProtocolPai
 @pytest.mark.fidelity(98)
 @pytest.mark.parametrize("pair", pairs(client=MESSAGES, stream=False))
 def test_messages_need_their_limit(harness: PairHarness, pair: ProtocolPair) -> None:
-    """Anthropic's callers must name `max_tokens`, whoever answers; the SDK raises its own class."""
+    """Anthropic's callers must send `max_tokens` for every upstream; the SDK raises its own class."""
     caller: Any = harness.callers[MESSAGES].client
     with pytest.raises(anthropic.BadRequestError, match="max_tokens"):
         caller.post("/v1/messages", cast_to=object, body={"model": harness.model(pair), **QUESTION[MESSAGES]})

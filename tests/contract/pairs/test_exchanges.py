@@ -1,4 +1,4 @@
-"""Every pair, sync and async, streamed and whole: the exchanges that all work rests on."""
+"""Every pair, sync and async, streamed and whole: the basic exchanges."""
 
 import json
 from typing import Any
@@ -137,7 +137,7 @@ def test_parallel_calls(harness: PairHarness, pair: ProtocolPair) -> None:
 
 @pytest.mark.parametrize("pair", all_pairs())
 def test_results_go_back(harness: PairHarness, pair: ProtocolPair) -> None:
-    """Both results reach the upstream behind both calls, and the conversation goes on."""
+    """Both results reach the upstream after both calls, and the conversation continues."""
     harness.play(Reply(texts=("Snow in both.",)).scenario(pair.upstream, stream=pair.stream))
     turns = [*begun(pair.client), *step(pair.client, [OSLO, KYOTO], {OSLO.id: "snow", KYOTO.id: "雪"})]
     answer = harness.ask(pair, **conversation(pair.client, turns), tools=tools(pair.client, "get_weather"))

@@ -170,7 +170,7 @@ def test_stop_sequences_on_the_path_of_responses_are_refused_by_name(harness: Pa
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 def test_what_chat_cannot_say_is_refused_by_name(harness: PairHarness, stream: bool) -> None:
-    """A body that goes on from a kept answer names what Chat's path has no word for."""
+    """A body that continues a stored response names the field that Chat does not have."""
     pair = ProtocolPair(client=CHAT, upstream=CHAT, stream=stream)
     with pytest.raises(openai.BadRequestError) as caught:
         sent(harness, pair, {"input": "Hi", "previous_response_id": "resp_1"})

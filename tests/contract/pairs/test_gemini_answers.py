@@ -199,7 +199,7 @@ def test_claudes_citations_are_grounding(harness: PairHarness, pair: ProtocolPai
     assert [chunk.web.uri for chunk in metadata.grounding_chunks] == ["https://weather.example/oslo"]
     [support] = metadata.grounding_supports
     texts = [part.text or "" for part in answer.whole.candidates[0].content.parts]
-    # A streamed answer is one part to whoever joins its chunks; a whole one has as many as Claude made.
+    # A client that joins a streamed answer's chunks has one part; a whole answer has as many as Claude sent.
     part = "".join(texts) if pair.stream else texts[support.segment.part_index or 0]
     assert part.encode()[support.segment.start_index or 0 : support.segment.end_index].decode() == "雪 in Oslo"
 
@@ -248,7 +248,7 @@ def test_without_events_the_stream_is_an_array(harness: PairHarness, pair: Proto
 
 
 def paused(pair: ProtocolPair, text: str, token: str | None = "Z28tb24=") -> Scenario:
-    """An answer that Google goes on with when it is asked again with its token."""
+    """An answer that Google continues if a request has its token."""
     more: dict[str, Any] = {"continuationToken": token} if token else {}
     if pair.stream:
         return sse_answer(
@@ -357,7 +357,7 @@ def test_claudes_pause_is_gone_on_with_for_googles_client(harness: PairHarness, 
 @pytest.mark.parametrize("client", [CHAT, RESPONSES, MESSAGES])
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 def test_thoughts_and_tools_count(harness: PairHarness, client: str, stream: bool) -> None:
-    """Google counts thoughts beside what is said, and what its tools read beside the prompt: others want the sums."""
+    """Google counts thoughts and its tools' prompts separately; other protocols get the sums."""
     usage = {
         "promptTokenCount": 900,
         "toolUsePromptTokenCount": 100,
@@ -396,7 +396,7 @@ def test_candidates_are_told_apart(harness: PairHarness) -> None:
 
 @pytest.mark.parametrize("pair", pairs(client=GEMINI))
 def test_the_model_is_named_as_it_was_asked_for(harness: PairHarness, pair: ProtocolPair) -> None:
-    """Whoever answered, and in every chunk."""
+    """Every upstream's answer has it, in every chunk."""
     harness.play(Reply(texts=("Snow ", "now.")).scenario(pair.upstream, stream=pair.stream))
     answer = harness.ask(pair, **QUESTION[GEMINI])
     assert {found.model_version for found in answer.events or [answer.whole]} == {harness.model(pair)}

@@ -257,7 +257,7 @@ def listed(listing: Listed) -> Iterator[Listed]:
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 @pytest.mark.parametrize("name", ["nobody/nothing", "nothing"])
 def test_an_unknown_model_is_not_found(listed: Listed, name: str, stream: bool) -> None:
-    """A 404 in Google's words, and nobody is asked."""
+    """A 404 in Google's format, without an upstream call."""
     models = listed.google.client.models
     ask = models.generate_content_stream if stream else models.generate_content
     with pytest.raises(errors.ClientError) as unknown:
@@ -341,7 +341,7 @@ def test_one_content_at_a_time(listed: Listed, upstream: str, version: str) -> N
 @pytest.mark.fidelity(101)
 @pytest.mark.parametrize("client", ["openai", "google"], ids=["chat-to-messages", "gemini-to-messages"])
 def test_anthropic_embeds_nothing(listed: Listed, client: str) -> None:
-    """It has no such thing: a 400 for either client, and nobody is asked."""
+    """It has no such endpoint: a 400 for either client, without an upstream call."""
     if client == "openai":
         with pytest.raises(openai.BadRequestError):
             listed.openai.client.embeddings.create(model="anthropic/claude-sonnet-5", input="One.")

@@ -220,7 +220,7 @@ def test_openais_state_survives_at_googles_client(harness: PairHarness, pair: Pr
 @pytest.mark.fidelity(65)
 @pytest.mark.parametrize("pair", pairs(client=GEMINI, upstream=GEMINI))
 def test_state_of_others_is_not_shown_to_google(harness: PairHarness, pair: ProtocolPair) -> None:
-    """A conversation that began with Claude goes on with Gemini: its state is taken out, the call gets the stand-in."""
+    """A conversation that began with Claude continues with Gemini: seals are removed, the call gets the placeholder."""
     there = ProtocolPair(client=GEMINI, upstream=MESSAGES, stream=pair.stream)
     harness.play(claude_said(there, THINKING, USE))
     asked: dict[str, Any] = {"tools": tools(GEMINI, "get_weather")}
@@ -237,7 +237,7 @@ def test_state_of_others_is_not_shown_to_google(harness: PairHarness, pair: Prot
 @pytest.mark.fidelity(66)
 @pytest.mark.parametrize("pair", pairs(client=CHAT, upstream=GEMINI))
 def test_a_conversation_moves_from_claude_to_gemini(harness: PairHarness, pair: ProtocolPair) -> None:
-    """What Claude thought is dropped with a warning; its call gets the stand-in, and nobody refuses anything."""
+    """Claude's reasoning is dropped with a warning; its call gets the placeholder, and the request is accepted."""
     there = ProtocolPair(client=CHAT, upstream=MESSAGES, stream=pair.stream)
     asked: dict[str, Any] = {"tools": tools(CHAT, "get_weather"), "reasoning_effort": "high"}
     harness.play(claude_said(there, THINKING, USE))
@@ -354,7 +354,7 @@ EFFORTS: list[Any] = [
 
 @pytest.mark.parametrize("row", EFFORTS, ids=lambda row: f"{row[0]}-{row[1]}")
 def test_effort_in_geminis_terms(harness: PairHarness, row: tuple[str, str, str | int, bool]) -> None:
-    """Each rung of the ladder is a level or a budget, and a rung that is not there is told."""
+    """Each effort is a level or a budget; an effort that the model lacks is reported as a warning."""
     name, effort, sent, warned = row
     pair = ProtocolPair(client=CHAT, upstream=GEMINI)
     harness.play(FINE.scenario(GEMINI, stream=False))

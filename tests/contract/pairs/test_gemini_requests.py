@@ -49,7 +49,7 @@ def test_neighbouring_turns_are_one_content(harness: PairHarness, pair: Protocol
 
 @pytest.mark.parametrize("pair", pairs(client=CHAT, upstream=GEMINI))
 def test_instructions_lead_and_later_ones_become_words(harness: PairHarness, pair: ProtocolPair) -> None:
-    """Leading ones are parts of `systemInstruction`; one in the middle is in the user's words, and that is told."""
+    """Leading ones become `systemInstruction`; one in the middle moves into the user's message, with a warning."""
     harness.play(FINE.scenario(GEMINI, stream=pair.stream))
     turns: list[Any] = [
         {"role": "system", "content": "A"},
@@ -85,7 +85,7 @@ def test_googles_instruction_is_everybodys(harness: PairHarness, upstream: str, 
 
 @pytest.mark.parametrize("pair", pairs(client=CHAT, upstream=GEMINI))
 def test_the_user_begins(harness: PairHarness, pair: ProtocolPair) -> None:
-    """A conversation that an assistant opens gets a user turn before it, and that is told."""
+    """A conversation that begins with an assistant message gets a user message before it, with a warning."""
     harness.play(FINE.scenario(GEMINI, stream=pair.stream))
     answer = harness.ask(pair, messages=[{"role": "assistant", "content": "Hello."}, USER])
     assert [content["role"] for content in harness.asked["contents"]] == ["user", "model", "user"]
@@ -126,7 +126,7 @@ def test_inline_data_in_the_sdks_alphabet_is_the_same_bytes(harness: PairHarness
 @pytest.mark.parametrize("client", [CHAT, RESPONSES, MESSAGES])
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 def test_a_picture_by_its_address_is_refused(harness: PairHarness, client: str, stream: bool) -> None:
-    """Google fetches from few hosts, and we from none: a 400 that names the field, and nobody is asked."""
+    """Google fetches from few hosts and the gateway from none: a 400 that names the field, without an upstream call."""
     address = "https://pictures.example/snow.png"
     content: dict[str, Any] = {
         CHAT: {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": address}}]}]},
@@ -192,7 +192,7 @@ def test_a_document_keeps_its_name(harness: PairHarness, pair: ProtocolPair) -> 
 @pytest.mark.fidelity(35)
 @pytest.mark.parametrize("upstream", [CHAT, RESPONSES, MESSAGES])
 def test_a_file_that_google_keeps_is_refused_elsewhere(harness: PairHarness, upstream: str) -> None:
-    """Nobody else can read it: a 400 that says why."""
+    """No other vendor can read it: a 400 that says why."""
     address = "https://generativelanguage.googleapis.com/v1beta/files/abc"
     part = types.Part.from_uri(file_uri=address, mime_type="application/pdf")
     with pytest.raises(errors.ClientError, match=r"objects of another vendor \(contents\): send") as refused:
@@ -285,7 +285,7 @@ SAID = Reply(texts=('{"sky":"grey",', '"degrees":-3}'))
 @pytest.mark.fidelity(75)
 @pytest.mark.parametrize("pair", all_pairs(client=GEMINI, streams=(False,)))
 def test_googles_parse(harness: PairHarness, pair: ProtocolPair) -> None:
-    """The SDK hands out a model instance, whoever answered."""
+    """The SDK returns a model instance for every upstream."""
     harness.play(SAID.scenario(pair.upstream, stream=False))
     shape: Any = {"response_mime_type": "application/json", "response_schema": Forecast}
     answer = harness.ask(pair, **QUESTION[GEMINI], **shape)
@@ -349,7 +349,7 @@ def test_gemini_has_no_cache_marks(harness: PairHarness, pair: ProtocolPair) -> 
 @pytest.mark.fidelity(78)
 @pytest.mark.parametrize("pair", pairs(client=CHAT, upstream=GEMINI))
 def test_chats_knobs_in_googles_terms(harness: PairHarness, pair: ProtocolPair) -> None:
-    """Seed, penalties, probabilities, sampling, limits and stops are carried over; a bias is not, and that is told."""
+    """Seed, penalties, log probabilities, sampling, limits and stops are encoded; a bias is dropped with a warning."""
     harness.play(FINE.scenario(GEMINI, stream=pair.stream))
     knobs: Any = {
         "seed": 7,
@@ -381,7 +381,7 @@ def test_chats_knobs_in_googles_terms(harness: PairHarness, pair: ProtocolPair) 
 @pytest.mark.fidelity(78)
 @pytest.mark.parametrize("pair", pairs(client=GEMINI, upstream=CHAT))
 def test_googles_knobs_in_chats_terms(harness: PairHarness, pair: ProtocolPair) -> None:
-    """And back; what Chat lacks is told, and Google's own settings of safety go without a word."""
+    """And in the other direction: options that Chat lacks give warnings, except Google's own safety settings."""
     harness.play(FINE.scenario(CHAT, stream=pair.stream))
     answer = harness.ask(
         pair,

@@ -381,7 +381,7 @@ ONE_CALL: dict[str, dict[str, Any]] = {
 @pytest.mark.fidelity(53)
 @pytest.mark.parametrize("pair", [pair for client in ONE_CALL for pair in pairs(client=client, upstream=GEMINI)])
 def test_google_cannot_forbid_parallel_calls(harness: PairHarness, pair: ProtocolPair) -> None:
-    """There is no switch for it: it is left out, and the caller is told."""
+    """Gemini has no such switch: it is dropped with a warning."""
     harness.play(FINE.scenario(GEMINI, stream=pair.stream))
     answer = harness.ask(pair, **QUESTION[pair.client], tools=tools(pair.client, "one"), **ONE_CALL[pair.client])
     assert answer.warnings == ["dropped:parallel_tool_calls"]
@@ -451,7 +451,7 @@ def test_a_search_beside_functions_sets_googles_flag(harness: PairHarness, pair:
 
 @pytest.mark.parametrize("pair", pairs(client=GEMINI, upstream=CHAT))
 def test_a_tool_that_only_google_runs_is_refused(harness: PairHarness, pair: ProtocolPair) -> None:
-    """Code is executed by Google alone: elsewhere that is a 400, and nobody is asked."""
+    """Only Google executes code: elsewhere a 400, without an upstream call."""
     with pytest.raises(errors.ClientError) as refused:
         harness.ask(pair, **QUESTION[GEMINI], tools=[{"codeExecution": {}}])
     assert (refused.value.code, refused.value.status) == (400, "INVALID_ARGUMENT")

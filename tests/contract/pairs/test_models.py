@@ -69,7 +69,7 @@ def test_a_key_in_any_header_is_the_same_caller(
 def test_two_different_keys_are_nobody(
     harness: PairHarness, pair: ProtocolPair, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whoever sends two keys is not believed, and neither key is written anywhere."""
+    """A request with two different keys is refused, and neither key is logged."""
     caplog.set_level(logging.DEBUG)
     answer = sent(harness, pair, **{"x-api-key": OTHER_KEY})
     assert answer.status_code == 401
@@ -83,7 +83,7 @@ def test_two_different_keys_are_nobody(
 @pytest.mark.fidelity(103)
 @pytest.mark.parametrize("pair", pairs(stream=False, among=CHAT_AND_MESSAGES))
 def test_a_wrong_key_is_the_sdks_authentication_error(harness: PairHarness, pair: ProtocolPair) -> None:
-    """A key that nobody knows raises the SDK's own class for it."""
+    """An unknown key raises the SDK's own class for it."""
     wrong = {"Authorization": f"Bearer {OTHER_KEY}"}
     with pytest.raises((openai.AuthenticationError, anthropic.AuthenticationError)):
         harness.ask(pair, **QUESTION[pair.client], extra_headers=wrong)

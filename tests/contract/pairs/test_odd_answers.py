@@ -144,7 +144,7 @@ def raw_events(text: str) -> list[bytes]:
     return [f"event: {event['type']}\ndata: {json.dumps(event)}\n\n".encode() for event in events]
 
 
-# ── reasoning that nobody sealed ─────────────────────────────────────────────────────────────────────────────────────
+# ── unsealed reasoning ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.fixture(scope="module")

@@ -101,7 +101,7 @@ def test_leading_instructions_of_two_kinds_are_one(harness: PairHarness, pair: P
 
 @pytest.mark.parametrize("pair", pairs(client=RESPONSES, upstream=CHAT))
 def test_instructions_alone_get_a_user_turn(harness: PairHarness, pair: ProtocolPair) -> None:
-    """A template that finds no user query refuses; a turn of ours is named in the warnings."""
+    """A template that finds no user query refuses; a message that the gateway adds is named in the warnings."""
     messages, warnings = asked(harness, pair, input=[{"role": "developer", "content": "Say hi."}])
     assert messages == [{"role": "system", "content": "Say hi."}, {"role": "user", "content": "."}]
     assert warnings == ["emulated:first_user_turn"]

@@ -114,7 +114,7 @@ def test_stops_for_messages(harness: PairHarness, pair: ProtocolPair, stop: Any)
 @pytest.mark.fidelity(73)
 @pytest.mark.parametrize("pair", pairs(client=MESSAGES, upstream=CHAT))
 def test_stops_for_chat(harness: PairHarness, pair: ProtocolPair) -> None:
-    """Chat takes four: the first four go, the text is cut at the others, and the caller is told."""
+    """Chat accepts four: the first four are sent, the text is cut at the others, with a warning."""
     reply = Reply(texts=("Grey, ", "ST", "OP", " and cold."))
     harness.play(reply.scenario(pair.upstream, stream=pair.stream))
     answer = harness.ask(pair, **QUESTION[MESSAGES], stop_sequences=[*"ABCD", "STOP"])
@@ -144,7 +144,7 @@ SAID = Reply(texts=('{"sky":"grey",', '"degrees":-3}'))
 @pytest.mark.fidelity(75)
 @pytest.mark.parametrize("pair", all_pairs(client=CHAT))
 def test_openais_parse(harness: PairHarness, pair: ProtocolPair) -> None:
-    """The SDK's helper hands out a model instance, whoever answered, streamed or not."""
+    """The SDK's helper returns a model instance for every upstream, streamed or not."""
     harness.play(SAID.scenario(pair.upstream, stream=pair.stream))
     caller: Any = harness.callers[CHAT]
     asked: Any = {"model": harness.model(pair), "response_format": Forecast, **QUESTION[CHAT]}
@@ -192,7 +192,7 @@ def test_anthropics_parse(harness: PairHarness, pair: ProtocolPair) -> None:
 @pytest.mark.fidelity(75)
 @pytest.mark.parametrize("pair", pairs(client=CHAT, upstream=MESSAGES))
 def test_json_mode_is_asked_for_in_words(harness: PairHarness, pair: ProtocolPair) -> None:
-    """Anthropic has no JSON mode: one more line of instructions asks for it, and the caller is told."""
+    """Anthropic has no JSON mode: one more line of instructions asks for it, with a warning."""
     harness.play(SAID.scenario(pair.upstream, stream=pair.stream))
     answer = harness.ask(pair, **QUESTION[CHAT], response_format={"type": "json_object"})
     assert "JSON" in harness.asked["system"][-1]["text"]
@@ -227,7 +227,7 @@ TRANSLATED = [pair for pair in pairs(among=(CHAT, RESPONSES, MESSAGES)) if not p
 @pytest.mark.fidelity(76)
 @pytest.mark.parametrize("pair", TRANSLATED)
 def test_only_four_cache_marks_are_kept(harness: PairHarness, pair: ProtocolPair) -> None:
-    """Of six marks the last four stay, because they cover the longest prefixes, and the caller is told."""
+    """Of six marks the last four stay, because they cover the longest prefixes, with a warning."""
     harness.play(FINE.scenario(pair.upstream, stream=pair.stream))
     key = "cache_control" if pair.client == MESSAGES else "prompt_cache_breakpoint"
     mark = {"type": "ephemeral"} if pair.client == MESSAGES else {"mode": "explicit"}

@@ -158,7 +158,7 @@ def test_state_of_a_chat_upstream_survives_at_anthropics_client(routed: PairHarn
 
 @pytest.mark.parametrize("pair", pairs(client=MESSAGES))
 def test_state_of_a_chat_upstream_is_shown_to_nobody_else(routed: PairHarness, pair: ProtocolPair) -> None:
-    """The conversation goes on with another vendor, or with OpenAI itself: the state is left out, nobody refuses it."""
+    """A conversation that continues with another vendor or with OpenAI is accepted without the foreign seals."""
     there = ProtocolPair(client=MESSAGES, upstream=CHAT, stream=pair.stream)
     told: dict[str, Any] = {"reasoning_content": "Hm, snow?", "reasoning_details": [ROUTED], "content": "Snow."}
     routed.play(sse(chat_chunks(told)) if pair.stream else json_answer(200, chat_whole(**told)))
@@ -180,7 +180,7 @@ def test_state_of_a_chat_upstream_is_shown_to_nobody_else(routed: PairHarness, p
 
 @pytest.mark.parametrize("pair", pairs(client=CHAT, upstream=MESSAGES))
 def test_a_signature_goes_back_to_its_own_model_only(harness: PairHarness, pair: ProtocolPair) -> None:
-    """A caller who goes on with another Claude loses what the first one thought, is told, and is not refused."""
+    """A caller that continues with another Claude model loses the first one's reasoning, with a warning."""
     harness.play(played(pair, thinking(1), {"type": "text", "text": "Snow."}))
     first = echoed(harness.ask(pair, messages=[USER], reasoning_effort="low"))
     answer = harness.ask(pair, model="claude-opus-4-8", messages=[USER, first, USER], reasoning_effort="low")
@@ -190,7 +190,7 @@ def test_a_signature_goes_back_to_its_own_model_only(harness: PairHarness, pair:
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 def test_claudes_state_is_dropped_on_the_way_to_a_chat_upstream(harness: PairHarness, stream: bool) -> None:
-    """Anthropic's caller goes on with a Chat upstream: thinking is left out, and the caller is told."""
+    """Anthropic's caller continues with a Chat upstream: thinking is dropped with a warning."""
     pair = ProtocolPair(client=MESSAGES, upstream=CHAT, stream=stream)
     harness.play(Reply(texts=("Still.",)).scenario(CHAT, stream=stream))
     said = {"role": "assistant", "content": [thinking(1), {"type": "text", "text": "Snow."}]}
@@ -228,7 +228,7 @@ EFFORTS: list[Any] = [
 def test_effort_in_claudes_terms(
     harness: PairHarness, row: tuple[str, str, str | int | None, str | None, bool]
 ) -> None:
-    """Each rung of the ladder is an effort or a budget, never both, and a rung that is not there is told."""
+    """Each effort is an effort or a budget, never both; one that the model lacks gives a warning."""
     model, effort, thinks, said, warned = row
     pair = ProtocolPair(client=CHAT, upstream=MESSAGES)
     harness.play(Reply(texts=("Fine.",)).scenario(MESSAGES, stream=False))
@@ -255,7 +255,7 @@ BUDGETS: list[Any] = [
 
 @pytest.mark.parametrize(("given", "effort"), BUDGETS)
 def test_thinking_in_chats_terms(harness: PairHarness, given: dict[str, Any], effort: str | None) -> None:
-    """A budget is the effort that it stands for; a model that shall decide by itself is told nothing."""
+    """A budget becomes the effort that it corresponds to; a dynamic budget becomes no effort."""
     pair = ProtocolPair(client=MESSAGES, upstream=CHAT, stream=True)
     harness.play(Reply(texts=("Fine.",)).scenario(CHAT, stream=True))
     harness.ask(pair, **QUESTION[MESSAGES], thinking=given, max_tokens=64_000)

@@ -316,7 +316,7 @@ def called_in(upstream: str, asked: Any) -> str:
 @pytest.mark.fidelity(59)
 @pytest.mark.parametrize("pair", pairs(client=RESPONSES))
 def test_a_tool_for_programs_alone_is_refused_elsewhere(harness: PairHarness, pair: ProtocolPair) -> None:
-    """Nobody else runs such programs: a 400 names the tool. OpenAI itself gets it as it is."""
+    """No other vendor runs such programs: a 400 names the tool. OpenAI gets it unchanged."""
     harness.play(FINE.scenario(pair.upstream, stream=pair.stream))
     asked: dict[str, Any] = {**QUESTION[RESPONSES], "tools": [responses_tool(allowed_callers=["programmatic"])]}
     if pair.passthrough:
@@ -393,7 +393,7 @@ def test_thinking_without_words_is_kept(harness: PairHarness, pair: ProtocolPair
 @pytest.mark.fidelity(77)
 @pytest.mark.parametrize("pair", pairs(client=RESPONSES))
 def test_metadata_is_echoed(harness: PairHarness, pair: ProtocolPair) -> None:
-    """Whoever answers, the response repeats what its caller attached."""
+    """From every upstream, the response repeats the caller's metadata."""
     reply = FINE if pair.upstream != RESPONSES else None
     echo: dict[str, Any] = {"metadata": {"team": "blue"}}
     played = reply.scenario(pair.upstream, stream=pair.stream) if reply else None

@@ -39,7 +39,7 @@ ANY = ("unknown-keyword", "numbers", "max-tokens")
 
 
 def squeezed(text: str | bytes) -> bytes:
-    """A body without the spaces between its top-level members, which are nobody's business."""
+    """A body without the whitespace between its top-level members."""
     members = json.JSONDecoder(object_pairs_hook=list)
     data = text.encode() if isinstance(text, str) else text
     assert isinstance(members.decode(data.decode()), list)

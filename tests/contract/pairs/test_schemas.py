@@ -80,7 +80,7 @@ STRICT += [pair for one in (CHAT, RESPONSES) for pair in pairs(client=one, upstr
 @pytest.mark.fidelity(105)
 @pytest.mark.parametrize("pair", STRICT)
 def test_a_strict_tool_has_the_form_that_strictness_demands(harness: PairHarness, pair: ProtocolPair) -> None:
-    """Objects are closed at every depth, OpenAI requires all, and what is not enforced is told and named."""
+    """Objects are closed at every depth, all properties required for OpenAI; unenforced keywords give warnings."""
     harness.play(FINE.scenario(pair.upstream, stream=pair.stream))
     schema = {"type": "object", "properties": {"where": OPEN}, "required": ["where"]}
     answer = harness.ask(pair, **QUESTION[pair.client], tools=tool(pair.client, "weather", schema, strict=True))

@@ -376,7 +376,7 @@ def undated(whole: Any) -> dict[str, Any]:
 def test_the_end_sign_of_chat_may_be_missing_and_nothing_counts_behind_it(
     harness: PairHarness, pair: ProtocolPair
 ) -> None:
-    """A finished stream without `[DONE]` is whole, and what follows `[DONE]` is nobody's."""
+    """A finished stream without `[DONE]` is complete, and data after `[DONE]` is ignored."""
     plain = chat_chunks({"content": "Snow."})
     late = [*plain, delta({"content": " Never said."})]
     answers = []
@@ -400,7 +400,7 @@ def test_every_event_of_messages_is_named(harness: PairHarness, pair: ProtocolPa
 @pytest.mark.fidelity(9)
 @pytest.mark.parametrize("pair", pairs(client=CHAT, stream=True))
 def test_a_chat_stream_ends_with_its_end_sign(harness: PairHarness, pair: ProtocolPair) -> None:
-    """The last thing is `data: [DONE]`, whoever answered."""
+    """The last event is `data: [DONE]` for every upstream."""
     seen = bytes_for(harness, pair, frames(pair.upstream))
     assert seen.endswith(b"data: [DONE]\n\n")
     assert seen.count(b"[DONE]") == 1

@@ -202,7 +202,7 @@ def test_a_failed_tool_says_so_in_words(harness: PairHarness, pair: ProtocolPair
 @pytest.mark.fidelity(46)
 @pytest.mark.parametrize("pair", pairs(client=CHAT, upstream=MESSAGES))
 def test_a_call_that_nobody_answered_gets_a_result(harness: PairHarness, pair: ProtocolPair) -> None:
-    """A call in the past without its result would be refused; it gets one that says so, and the caller is told."""
+    """A past call without its result gets a placeholder result, which upstreams require, with a warning."""
     harness.play(FINE.scenario(pair.upstream, stream=pair.stream))
     turns = [USER, {"role": "assistant", "content": None, "tool_calls": [chat_call("call_1")]}, USER]
     answer = harness.ask(pair, messages=turns, tools=tools(CHAT, "get_weather"))
@@ -343,7 +343,7 @@ def test_no_parallel_calls_in_the_upstreams_words(harness: PairHarness, pair: Pr
 def test_a_choice_that_cannot_be_forced(
     harness: PairHarness, pair: ProtocolPair, model: str, effort: dict[str, str]
 ) -> None:
-    """Where a model refuses a forced choice, the named tool alone is offered, and the caller is told."""
+    """Where a model refuses a forced choice, only the named tool is offered, with a warning."""
     harness.play(FINE.scenario(pair.upstream, stream=pair.stream))
     named: Any = {"type": "function", "function": {"name": "one"}}
     asked = {**QUESTION[CHAT], "tools": tools(CHAT, "one", "two"), "tool_choice": named, **effort}
@@ -357,7 +357,7 @@ def test_a_choice_that_cannot_be_forced(
 @pytest.mark.parametrize("mode", ["auto", "required"])
 @pytest.mark.parametrize("pair", pairs(client=CHAT, upstream=MESSAGES))
 def test_allowed_tools_are_the_only_ones_offered(harness: PairHarness, pair: ProtocolPair, mode: str) -> None:
-    """Anthropic has no list of allowed tools: the others are left out, and the caller is told."""
+    """Anthropic has no list of allowed tools: the others are dropped with a warning."""
     harness.play(FINE.scenario(pair.upstream, stream=pair.stream))
     names = [{"type": "function", "function": {"name": name}} for name in ("one", "three")]
     choice: Any = {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": names}}
@@ -386,7 +386,7 @@ CROSSED = [(one, other) for one in (CHAT, RESPONSES, GEMINI) for other in (CHAT,
     "pair", [pair for one, other in CROSSED if one != other for pair in pairs(client=one, upstream=other, stream=True)]
 )
 def test_a_list_of_all_tools_is_the_bare_mode(harness: PairHarness, pair: ProtocolPair, mode: str) -> None:
-    """As frameworks say "any": the upstream is told its own word for it, and nothing is lost."""
+    """The choice "any", which frameworks send, becomes the upstream's own value."""
     harness.play(FINE.scenario(pair.upstream, stream=pair.stream))
     asked = {
         **QUESTION[pair.client],

@@ -80,7 +80,7 @@ def test_an_instruction_behind_a_user_turn_is_native_where_the_model_can(
 @pytest.mark.fidelity(21)
 @pytest.mark.parametrize("pair", pairs(client=CHAT, upstream=MESSAGES))
 def test_an_instruction_in_the_middle_becomes_words_for_an_old_model(harness: PairHarness, pair: ProtocolPair) -> None:
-    """A model that takes none in the middle reads it in the next user turn, and the caller is told."""
+    """A model without instructions in the middle reads them in the next user message, with a warning."""
     harness.play(FINE.scenario(pair.upstream, stream=pair.stream))
     said = {"role": "assistant", "content": "Snow."}
     turns = [USER, said, {"role": "system", "content": "Be brief."}, {"role": "user", "content": "And now?"}]
@@ -125,7 +125,7 @@ def test_a_beginning_that_the_model_can_continue_passes(harness: PairHarness, pa
 @pytest.mark.fidelity(25)
 @pytest.mark.parametrize("pair", pairs(client=MESSAGES, upstream=CHAT))
 def test_a_beginning_is_no_business_of_a_chat_upstream(harness: PairHarness, pair: ProtocolPair) -> None:
-    """Chat would begin anew and say it twice; so the caller is told that it cannot be had."""
+    """Chat would begin anew and repeat the text, so the prefill is refused or dropped with a warning."""
     with pytest.raises(anthropic.BadRequestError, match="messages"):
         harness.ask(pair, messages=[USER, {"role": "assistant", "content": "It"}])
 

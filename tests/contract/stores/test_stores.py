@@ -1,4 +1,4 @@
-"""What every kind of store promises, and that nobody ever meets a record of somebody else."""
+"""The contract of every kind of store, including that no owner reads a record of another."""
 
 import random
 from collections.abc import AsyncIterator, Callable
@@ -146,7 +146,7 @@ async def test_keys_come_page_by_page(store: RecordStore) -> None:
 
 
 async def test_too_large_is_not_kept(opened: Opened) -> None:
-    """What exceeds the owner's whole bound is refused, costs nobody else's record, and leaves nothing stale behind."""
+    """A record larger than the owner's whole bound is refused, evicts no other record, and leaves nothing behind."""
     store = opened(total_bytes=100_000, owner_bytes=10_000)
     await store.put(ALICE, "small", b"x", ttl=10)
     await store.put(ALICE, "k", b"old", ttl=10)

@@ -47,7 +47,7 @@ def jump(monkeypatch: pytest.MonkeyPatch) -> Jump:
 @JUMPS
 @pytest.mark.parametrize("form", ["seconds", "date"])
 def test_a_rest_is_as_long_as_was_asked(upstream: ThreadedUpstream, jump: Jump, minutes: int, form: str) -> None:
-    """Neither ends it early nor late; a wait that is told as a date counts from the upstream's own clock."""
+    """Neither ends it early or late; a wait given as a date counts from the upstream's own clock."""
     theirs = datetime(2020, 1, 1, tzinfo=UTC)
     date = {"date": format_datetime(theirs, usegmt=True)}
     until = {"retry-after": format_datetime(theirs + timedelta(seconds=100), usegmt=True), **date}
@@ -96,7 +96,7 @@ def test_a_stream_goes_on(upstream: ThreadedUpstream, jump: Jump, minutes: int) 
 
 
 def test_a_machine_that_slept_owes_nobody_more_than_a_bucket() -> None:
-    """Where the monotonic clock goes on while it sleeps, an hour fills a bucket and does not overflow it."""
+    """Where the monotonic clock continues during sleep, an hour fills a bucket and does not overflow it."""
     clock = FakeClock()
     bucket = TokenBucket(1.0, 5.0, clock)
     clock.turn(3600)

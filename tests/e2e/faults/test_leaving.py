@@ -1,4 +1,4 @@
-"""Callers who leave, on every ASGI server: how long their upstream goes on, and what they leave behind."""
+"""Callers that disconnect, on every ASGI server: how long their upstream call continues, and what remains of it."""
 
 import statistics
 from collections.abc import Iterator

@@ -21,7 +21,7 @@ from support.page_sections import with_part
 from support.servers import CHAT, MESSAGES, configuration
 
 MIB = 1024 * 1024
-WORDS = "A sentence of some words that somebody has said before. "
+WORDS = "A sentence of some words that was said before. "
 TEXTS = 64
 
 

@@ -98,7 +98,7 @@ def test_fork_after_first_use(upstream: ThreadedUpstream, tmp_path: Path) -> Non
     )
     assert ended.returncode == 0, ended.stderr
     assert len(upstream.requests) == 8
-    # The parent's connection of the last part served before and after the fork, and nobody else.
+    # The parent's connection of the last part served before and after the fork, and no other.
     before, *_, after = upstream.requests[-4:]
     assert before.connection == after.connection
     assert len({each.connection for each in upstream.requests[-4:]}) == 3
@@ -159,7 +159,7 @@ def test_one_gateway_on_two_event_loops_at_once(upstream: ThreadedUpstream) -> N
 
 @pytest.mark.fault(54)
 def test_two_gateways_have_nothing_in_common(upstream: ThreadedUpstream) -> None:
-    """One drains, is closed and forgotten; the other neither rests nor refuses anything."""
+    """One drains, is closed and forgotten; the other neither cools down nor refuses anything."""
 
     async def both() -> None:
         one, two = (Gateway(configuration(upstream.base_url, up={"max_concurrency": 1})) for _ in range(2))

@@ -91,7 +91,7 @@ def test_drain_at_the_signal(server: str, tmp_path: Path) -> None:
 
 
 def is_turned_away(kept: Caller, path: str = "/llm/ready") -> bool:
-    """Whether a connection that was open before is told that the gateway is not ready, or is closed by its server."""
+    """Whether a connection that was open before gets the answer that the gateway is not ready, or is closed."""
     try:
         return kept.ask(path).whole()[0] == 503
     except (EOFError, OSError):
@@ -101,7 +101,7 @@ def is_turned_away(kept: Caller, path: str = "/llm/ready") -> bool:
 @pytest.mark.fault(46)
 @pytest.mark.parametrize("server", ALONE)
 def test_server_that_cancels_by_itself(server: str, tmp_path: Path) -> None:
-    """Where nobody drains and the server's patience ends, callers read the protocol's error event all the same."""
+    """Without a drain, and after the server's timeout, callers still read the protocol's error event."""
     with Upstream.in_thread() as upstream:
         upstream.default = sse_answer([chat_delta({"content": "x"}), Hold()])
         with serving(server, configuration(upstream.base_url), tmp_path, options=ALONE[server]) as site:
@@ -198,7 +198,7 @@ def test_the_command_ends_at_once_when_nothing_runs(tmp_path: Path) -> None:
 
 @pytest.mark.fault(46)
 def test_a_second_signal_does_not_wait_for_the_window(tmp_path: Path) -> None:
-    """Whoever insists gets the server's own end: no window of an hour, and still a last word."""
+    """A second signal ends the server in its own way, without an hour of draining, and still with an error event."""
     with Upstream.in_thread() as upstream, serve(tmp_path, upstream, "--graceful", "1h") as process:
         upstream.default = sse_answer([chat_delta({"content": "x"}), Hold()])
         port = port_of(process)
@@ -213,7 +213,7 @@ def test_a_second_signal_does_not_wait_for_the_window(tmp_path: Path) -> None:
 
 
 def ends_when_asked_again(process: "subprocess.Popen[str]") -> bool:
-    """As somebody does who presses Ctrl+C until something happens."""
+    """Like a user who presses Ctrl+C several times."""
     process.send_signal(signal.SIGINT)
     time.sleep(0.1)
     return process.poll() is not None

@@ -50,7 +50,7 @@ def test_wsgi_silent_upstream_is_let_go_soon_after_a_sign_of_life(wsgi: ServerHa
 @pytest.mark.fault(34, 53)
 @but("waitress")
 def test_wsgi_whole_answers_are_left_where_the_server_shows_its_socket(wsgi: ServerHarness) -> None:
-    """Gunicorn does, so that a call without any keep-alive ends, too; waitress does not, and it goes on to its end."""
+    """Gunicorn detects it, so a call without keep-alive events ends, too; on waitress it continues to its end."""
     assert is_let_go_within(2, wsgi, "whole")
     all_is_given_back(wsgi)
 
@@ -105,7 +105,7 @@ def test_wsgi_streams_are_under_way_together(wsgi: ServerHarness) -> None:
 
 @pytest.mark.fault(53)
 def test_flasks_test_client_streams_and_cancels() -> None:
-    """In the process of the test, without a server: each piece as it comes, and closing lets go of the upstream."""
+    """In the test's process, without a server: each piece arrives at once, and closing releases the upstream."""
     with Upstream.in_thread() as upstream:
         app = Flask(__name__)
         config = {**configuration(upstream.base_url), "access": {"mode": "open"}}

@@ -75,7 +75,7 @@ def upstream_calls(host: Host) -> list[Received]:
 
 @both_protocols
 def test_stranger_is_refused_in_the_protocols_words(host: Host, stranger: httpx2.Client, path: str) -> None:
-    """Nobody signed in and no key: a 401 that the vendor's SDK can read, and the upstream hears nothing."""
+    """Without a user and a key: a 401 that the vendor's SDK can read, without an upstream call."""
     before = len(upstream_calls(host))
     refusal = stranger.post(path, json=BODIES[path])
     assert refusal.status_code == 401
@@ -101,7 +101,7 @@ def test_wrong_machine_key_is_refused_though_somebody_is_signed_in(host: Host, a
 
 
 def test_forged_session_is_nobody(host: Host) -> None:
-    """A cookie that the application did not sign signs nobody in."""
+    """A cookie that the application did not sign authenticates no user."""
     with host.client({"cookie": "session=eyJ1c2VyIjogImFsaWNlIn0.aaaaaa.bbbbbbbbbbbbbbbbbbbbbbbbbbb"}) as client:
         assert client.post(CHAT, json=BODIES[CHAT]).status_code == 401
 
@@ -369,7 +369,7 @@ def test_machine_key_works_for_its_models_alone(host: Host) -> None:
     ],
 )
 def test_name_in_a_header_counts_only_with_the_proxys_secret(host: Host, changed: dict[str, str]) -> None:
-    """Whoever writes the single sign-on's header without being the proxy is nobody."""
+    """The single sign-on's header authenticates no user unless the proxy sent it."""
     with host.client(host.sign_in("alice") | changed) as client:
         assert client.post(CHAT, json=BODIES[CHAT]).status_code == 401
 

@@ -102,7 +102,7 @@ def test_geminis_errors_are_its_own(gemini: genai.Client, method: str) -> None:
 
 
 def test_a_key_in_the_query_counts_on_geminis_paths_alone(base: str) -> None:
-    """Nobody else sends keys in addresses."""
+    """No other protocol sends keys in addresses."""
     body = {"model": "openai-chat/echo", "messages": [{"role": "user", "content": "x"}]}
     assert httpx2.post(f"{base}/v1/chat/completions?key={KEY}", json=body, trust_env=False).status_code == 401
     contents = {"contents": [{"parts": [{"text": "x"}]}]}

@@ -155,7 +155,7 @@ def test_a_hostile_model_name_is_only_unknown(base: str, path: str) -> None:
     ids=["none", "wrong-ours", "wrong-other", "wrong-x-api-key", "two-different"],
 )
 def test_no_valid_key_is_a_401(base: str, path: str, headers: dict[str, str]) -> None:
-    """Nobody, somebody else's key and two different keys of ours are all refused, and the key is not repeated."""
+    """No key, another owner's key and two different valid keys are all refused, and the key is not repeated."""
     answer = post(base, path, chat_body() if path == CHAT else messages_body(), **headers)
     assert answer.status_code == 401
     assert message_of(path, answer)["type"] == "authentication_error"
@@ -191,7 +191,7 @@ def test_an_oversize_chunked_body_is_refused_at_the_limit(base: str) -> None:
 
 @pytest.mark.fault(30)
 def test_a_body_that_never_comes_is_a_408(base: str) -> None:
-    """A caller that stops in the middle of its body is told so, and its place is free again."""
+    """A caller that stops in the middle of its body gets an error, and its slot is free again."""
     host, port = base.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=20) as connection:
         connection.sendall(
@@ -222,7 +222,7 @@ def test_an_unknown_compression_is_a_415_that_names_the_known_ones(base: str, pa
 
 @pytest.mark.parametrize("encoding", COMPRESS)
 def test_a_compressed_body_is_read(base: str, upstream: ThreadedUpstream, encoding: str) -> None:
-    """And goes on uncompressed."""
+    """And is sent on uncompressed."""
     upstream.requests.clear()
     body = COMPRESS[encoding](json.dumps(chat_body()).encode())
     assert post(base, CHAT, body, **{"content-encoding": encoding}).status_code == 200

@@ -1,4 +1,4 @@
-"""Responses streams that break off on our side: a shutdown, a server that cancels, a bug of ours."""
+"""Responses streams that break off in the gateway: a shutdown, a server that cancels, a bug."""
 
 import asyncio
 import json
@@ -88,7 +88,7 @@ async def cancelled(_: LLMProxy, caller: Caller) -> None:
 
 
 async def failed(_: LLMProxy, caller: Caller) -> None:
-    """A bug of ours: see the patch."""
+    """A bug of the gateway: see the patch."""
     await caller.task
 
 
@@ -99,7 +99,7 @@ async def failed(_: LLMProxy, caller: Caller) -> None:
 async def test_a_stream_that_we_break_off_ends_as_its_own_failure(
     upstream: ThreadedUpstream, monkeypatch: pytest.MonkeyPatch, protocol: str, *, store: bool, way: Any, why: str
 ) -> None:
-    """Its last event is `response.failed` with the stream's id and the next number, whoever answered."""
+    """Its last event is `response.failed` with the stream's id and the next number, for every upstream."""
     if way is failed:
         told = ResponseStream.next
 

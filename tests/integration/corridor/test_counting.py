@@ -243,7 +243,7 @@ def test_an_estimate_counts_instructions_tools_and_pictures() -> None:
 
 
 def test_a_counter_that_fails_says_nothing_about_the_model(upstream: ThreadedUpstream) -> None:
-    """A limit on counting is told with its wait; real requests go on by the same credential."""
+    """A rate limit on counting is reported with its wait; other requests still use the same credential."""
     limited = {"type": "error", "error": {"type": "rate_limit_error", "message": "slow down"}}
     answer = {
         "id": "msg_1",

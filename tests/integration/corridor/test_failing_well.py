@@ -173,7 +173,7 @@ def test_a_lively_stream_ends_by_the_total_clock(upstream: ThreadedUpstream) -> 
 
 
 def test_the_operators_refused_credential_is_a_502(upstream: ThreadedUpstream) -> None:
-    """A 401 from the upstream says nothing about the caller, and names nobody's key."""
+    """A 401 from the upstream says nothing about the caller, and names no key."""
     upstream.default = error_answer(401, {"error": {"message": "Incorrect API key provided: sk-upstream-secret"}})
     with served(gateway(upstream)) as base:
         answer = post(base, CHAT, chat_body())
@@ -210,7 +210,7 @@ def test_a_rate_limit_keeps_its_wait_and_rests_the_credential(upstream: Threaded
 
 @pytest.mark.fault(8)
 def test_several_keys_are_taken_in_turn_and_rest_one_by_one(upstream: ThreadedUpstream) -> None:
-    """A key that is rate limited rests; the other one serves the same call at once."""
+    """A rate limited key cools down; the other one serves the same call at once."""
     limited = error_answer(429, {"error": {"message": "slow down"}}, headers=[("retry-after", "60")])
 
     def by_key(received: Any) -> Scenario:

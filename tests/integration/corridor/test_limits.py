@@ -130,7 +130,7 @@ def callers() -> Iterator[Callable[..., Future[httpx2.Response]]]:
 
 @contextlib.contextmanager
 def under_way(base: str, body: dict[str, Any] | None = None, *, key: str = KEY) -> Iterator[Iterator[bytes]]:
-    """A stream that has begun to be read; leaving it lets go of it."""
+    """A stream that has begun to be read; leaving the context releases it."""
     asked = body or chat_body(stream=True)
     with CLIENT[0].stream("POST", base + CHAT, json=asked, headers={"authorization": f"Bearer {key}"}) as answer:
         assert answer.status_code == 200
@@ -140,13 +140,13 @@ def under_way(base: str, body: dict[str, Any] | None = None, *, key: str = KEY) 
 
 
 def held(gate: Gate) -> Scenario:
-    """A stream that has begun, and goes on when its gate is opened."""
+    """A stream that has begun, and continues when its event is set."""
     first, *rest = chat_frames("fine")
     return sse_answer([first, Hold(gate), *rest])
 
 
 def hanging(base: str, body: dict[str, Any]) -> socket.socket:
-    """A call of somebody who sends it, and may hang up."""
+    """A call in a task, whose caller may disconnect."""
     content = json.dumps(body).encode()
     host, _, port = base.removeprefix("http://").partition(":")
     made = socket.create_connection((host, int(port)), timeout=30)
@@ -208,7 +208,7 @@ def test_one_keys_flood_is_no_other_keys_business(upstream: ThreadedUpstream) ->
 
 
 def test_several_limits_hold_together(upstream: ThreadedUpstream, clock: FakeClock) -> None:
-    """So many a minute, and no more than one at a time; the longer wait is told."""
+    """A rate per minute and at most one call at a time; the longer wait is reported."""
     limits: dict[str, Any] = {"requests_per_minute": 3, "rate_limit": {"requests_per_second": 1}}
     with served(LLMProxy(config(upstream, **limits))) as base:
         told = []
@@ -345,7 +345,7 @@ def test_where_every_target_is_full_its_callers_read_when_to_come_back(
 def test_a_rate_holds_for_a_provider_or_for_each_of_its_keys(
     upstream: ThreadedUpstream, scope: str, served_calls: int
 ) -> None:
-    """Two keys share their provider's limit, unless each is said to have its own."""
+    """Two keys share their provider's limit, unless each is configured with its own."""
     provider = {
         "api_key": ["sk-upstream-1", "sk-upstream-2"],
         "rate_limit": {"requests_per_second": 1, "burst": 2, "scope": scope},
@@ -452,7 +452,7 @@ def test_a_failed_call_pays_no_tokens(upstream: ThreadedUpstream) -> None:
 
 @pytest.mark.anyio
 async def test_users_named_in_python_are_limited_and_the_host_itself_is_not(clock: FakeClock) -> None:
-    """`principal=` has that user's limits; a call for nobody has none; an abandoned stream gives its slot back."""
+    """`principal=` has that user's limits; a call without one has none; an abandoned stream releases its slot."""
     limits: dict[str, Any] = {"requests_per_minute": 2, "max_concurrency": 1}
     ask: dict[str, Any] = {"model": "echo", "messages": [{"role": "user", "content": "hi"}]}
     async with Gateway({"providers": {"simulated": {}}, "access": {"default": limits}}) as gateway:

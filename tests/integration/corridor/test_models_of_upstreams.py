@@ -356,7 +356,7 @@ def test_however_many_ask_on_whatever_loops_the_upstream_is_asked_once(upstream:
 async def test_a_list_is_kept_for_minutes_and_a_failure_for_less(
     upstream: ThreadedUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """When a later question fails, the list of before goes on."""
+    """When a later request fails, the previous list stays in use."""
     clock = FakeClock()
     gateway = Gateway({"providers": {"p": provider(upstream)}})
     monkeypatch.setattr(gateway._shared.listings, "_clock", clock)

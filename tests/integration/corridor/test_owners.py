@@ -55,7 +55,7 @@ async def serving(**access: Any) -> AsyncIterator[tuple[LLMProxy, httpx2.AsyncCl
 
 
 async def test_each_owner_finds_only_its_own_responses() -> None:
-    """Of seven callers with four names none reads, goes on from or deletes what another has stored."""
+    """Of seven callers with four names none reads, continues or deletes a response that another has stored."""
     async with serving() as (_, client, _):
         kept = {}
         for name, sent in CALLERS.items():

@@ -337,7 +337,7 @@ def test_models_that_continue_no_turn_of_a_callers_take_back_their_own(upstream:
 
 
 def test_a_paused_answer_that_calls_is_the_callers_to_answer(upstream: ThreadedUpstream) -> None:
-    """Nobody but the caller can run its tools: the pause is told as tool calls, and nothing is sent back."""
+    """Only the caller can run its tools: the pause is reported as tool calls, and nothing is sent back."""
     upstream.default = json_answer(200, answer(CALL, stop="pause_turn"))
     with served(gateway(upstream)) as base:
         got = post(base, CHAT, chat_body())
@@ -347,7 +347,7 @@ def test_a_paused_answer_that_calls_is_the_callers_to_answer(upstream: ThreadedU
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 def test_a_messages_caller_reads_the_pause_itself(upstream: ThreadedUpstream, stream: bool) -> None:
-    """Who can say pause is told so, byte for byte, and nothing is sent on their behalf."""
+    """A protocol with pauses gets them byte for byte, and nothing is sent for the caller."""
     wire = frames(*SEARCH, stop="pause_turn")
     whole = json.dumps(answer(*SEARCH, stop="pause_turn") | {"model": "m"}).encode()
     upstream.default = sse_answer(wire) if stream else json_answer(200, whole)
@@ -412,7 +412,7 @@ def test_a_caller_who_leaves_takes_a_later_round_along(upstream: ThreadedUpstrea
 
 
 def test_recoveries_meet(upstream: ThreadedUpstream) -> None:
-    """A conversation whose old reasoning was refused goes on without it when its answer pauses."""
+    """A conversation whose old reasoning was refused continues without it when its answer pauses."""
     with served(gateway(upstream)) as base:
         upstream.enqueue(json_answer(200, answer(THOUGHT, text("Zero."))))
         message = post(base, CHAT, chat_body()).json()["choices"][0]["message"]

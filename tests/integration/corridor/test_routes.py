@@ -54,7 +54,7 @@ def ask(base: str, method: str, path: str, body: Any, headers: dict[str, str]) -
 
 @pytest.mark.parametrize(("method", "path", "body"), ROUTES, ids=[path for _, path, _ in ROUTES])
 def test_strangers_open_nothing(base: str, method: str, path: str, body: Any) -> None:
-    """Nobody, a wrong key, a forged cookie and headers that name somebody are all a 401."""
+    """No key, a wrong key, a forged cookie and headers that name a user are all a 401."""
     for headers in STRANGERS:
         answer = ask(base, method, path, body, headers)
         assert answer.status_code in (400, 401), (headers, answer.text)
@@ -120,7 +120,7 @@ def test_a_path_that_is_none_names_the_base_url(
 
 
 def test_without_any_rule_every_route_refuses_with_what_to_set() -> None:
-    """A gateway that nobody told whom to serve serves nobody."""
+    """A gateway without an access decision refuses every caller."""
     with served(LLMProxy({"providers": {"simulated": {}}, "endpoints": {"ui": True}})) as address:
         for method, path, body in ROUTES:
             answer = ask(address, method, path, body, {"authorization": "Bearer anything"})

@@ -114,7 +114,7 @@ def test_a_conversation_moves_when_its_place_fails_and_stays_there(upstreams: li
 
 
 def test_without_affinity_the_strategy_alone_decides(upstreams: list[ThreadedUpstream]) -> None:
-    """For whoever wants just that."""
+    """For hosts that want just that."""
     turn = {"role": "user", "content": "hi"}
     later = {"model": "m", "messages": [turn, {"role": "assistant", "content": "0"}, turn]}
     with served(gateway(upstreams, strategy="round_robin", affinity=False)) as base:
@@ -364,7 +364,7 @@ def test_a_drain_lets_calls_end_refuses_new_ones_and_interrupts_what_is_left(
 
 
 def test_a_reload_changes_new_calls_and_leaves_old_ones_alone(upstreams: list[ThreadedUpstream]) -> None:
-    """A stream ends where it began, although its provider is gone; what rests goes on resting."""
+    """A stream ends where it began, although its provider was removed; cooldowns stay in force."""
     one, two, three = upstreams
     gate = Gate()
     one.default = sse_answer([chat_delta({"role": "assistant", "content": "x"}), Hold(gate), *chat_frames("old")[1:]])

@@ -436,7 +436,7 @@ def test_embeddings_go_past_the_unfit_to_the_fit(upstream: ThreadedUpstream) -> 
 
 
 def test_an_unfit_target_never_answers_for_a_fit_one_that_rests(upstream: ThreadedUpstream) -> None:
-    """The caller is told to wait, not that it cannot be done."""
+    """The caller's error says to wait, not that the request is impossible."""
     upstream.default = error_answer(429, {"error": {"message": "slow"}}, {"retry-after": "60"})
     config = {"claude": provider(upstream, "anthropic", priority=9), "up": embedder(upstream)}
     with served(gateway(**config)) as base:
@@ -571,7 +571,7 @@ def test_101_openais_callers_get_googles_vectors(
 
 
 def test_tokens_go_past_google_to_whoever_knows_them(upstream: ThreadedUpstream, google: dict[str, Any]) -> None:
-    """And are refused where nobody does."""
+    """And are refused where no upstream has them."""
     upstream.default = embedding
     config = {"google": {**google, "priority": 9}, "up": embedder(upstream)}
     for targets, status in ((config, 200), ({"google": google}, 400)):
@@ -610,7 +610,7 @@ async def test_the_python_face_says_what_is_wrong(upstream: ThreadedUpstream) ->
 
 @pytest.mark.anyio
 async def test_the_sdk_in_process_asks_the_same_paths(upstream: ThreadedUpstream) -> None:
-    """Embeddings and completions, without a socket of ours."""
+    """Embeddings and completions, without a socket."""
     upstream.on("/v1/embeddings", embedding)
     upstream.default = echoing
     async with Gateway({"providers": {"up": embedder(upstream)}}) as gateway_, gateway_.openai() as client:

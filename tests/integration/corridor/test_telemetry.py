@@ -158,7 +158,7 @@ def test_the_sums_are_what_the_upstream_counted(upstream: ThreadedUpstream) -> N
     assert value(found, "llmproxy_open_streams") == 0
     exact = [end.usage for end in observer.finished() if end.exactness == "exact" and end.usage is not None]
     assert sum(usage.input for usage in exact) == 3 * well
-    # What a host's own observer is told is the same.
+    # A host's own observer gets the same.
     ends = observer.finished()
     assert Counter(end.outcome for end in ends) == outcomes
     assert len({end.call for end in ends}) == len({end.request_id for end in ends}) == 195
@@ -221,13 +221,13 @@ KEYS = [
     ("access", "key", "status"),
     [
         pytest.param({"mode": "open"}, None, 200, id="open"),
-        pytest.param({"mode": "open", "admins": ["ops"]}, None, 403, id="open, but somebody is named"),
+        pytest.param({"mode": "open", "admins": ["ops"]}, None, 403, id="open, but with administrators"),
         pytest.param({"mode": "open", "admins": ["ops"], "keys": KEYS}, KEY + "2", 200, id="a key's group"),
         pytest.param({"mode": "keys", "admins": ["key:chief"], "keys": KEYS}, KEY + "3", 200, id="a key's name"),
         pytest.param({"mode": "keys", "admins": ["ops"], "keys": KEYS}, KEY, 403, id="an id that a tenant gave"),
         pytest.param({"mode": "keys", "admins": ["ops"], "keys": KEYS}, KEY + "4", 403, id="another group"),
-        pytest.param({"mode": "keys", "keys": KEYS}, KEY + "2", 403, id="nobody is named"),
-        pytest.param({"mode": "keys", "admins": ["ops"], "keys": KEYS}, None, 401, id="nobody asks"),
+        pytest.param({"mode": "keys", "keys": KEYS}, KEY + "2", 403, id="no administrators"),
+        pytest.param({"mode": "keys", "admins": ["ops"], "keys": KEYS}, None, 401, id="no credential"),
         pytest.param({"admins": ["ops"]}, None, 401, id="nothing is configured"),
     ],
 )
@@ -264,7 +264,7 @@ def test_two_gateways_in_one_process(upstream: ThreadedUpstream) -> None:
 
 @pytest.mark.anyio
 async def test_a_host_shows_it_on_its_own_page() -> None:
-    """A host registers a gateway's numbers beside its own, without any path of ours; calls from Python count."""
+    """A host registers a gateway's metrics beside its own, without a route of the gateway; calls from Python count."""
     registry = CollectorRegistry()
     async with Gateway({"providers": {"simulated": {}}}) as gateway:
         registry.register(gateway.prometheus_collector)

@@ -184,7 +184,7 @@ def spellings(name: str) -> list[str]:
 @pytest.mark.fault(57)
 @pytest.mark.parametrize("path", DECIDES)
 async def test_a_second_spelling_of_a_member_is_refused(caller: Caller, path: str) -> None:
-    """Nobody may read another model, or another word on what is kept, than the gateway did: a 400 that says which."""
+    """No parser may read another model or storage setting than the gateway did: a 400 that names the field."""
     plain = json.dumps(PLAIN[path])[:-1]
     for name in DECIDES[path]:
         for odd in spellings(name):
@@ -298,7 +298,7 @@ async def test_what_unfolds_is_refused_before_the_rest_is_read(monkeypatch: pyte
 
 
 async def test_calls_from_python_are_bounded_alike() -> None:
-    """A program that hands on what its own users sent is told in the same words."""
+    """A program that passes on its own users' requests gets the same errors."""
     gateway = proxy(messages=3).gateway
     assert (await gateway.complete(model="echo", messages=many(user, 3))).text
     with pytest.raises(BadRequest, match=r"at most 3 are allowed \(limits\.messages\), and 4 were sent"):

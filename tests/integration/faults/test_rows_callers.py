@@ -104,7 +104,7 @@ def test_a_slow_body_is_a_408(
 
 @pytest.mark.fault(30)
 def test_fifty_slow_bodies_leave_nothing_behind(strict_gateway: GatewayHarness) -> None:
-    """Each has its 408, is told of as a refusal, and gives its place back: there are no more than these fifty."""
+    """Each has its 408, is reported as a refusal, and releases its slot: these fifty are all there are."""
     before = len([fact for fact in strict_gateway.observer.facts if isinstance(fact, CallRefused)])
 
     def slow(number: int) -> int:
@@ -123,7 +123,7 @@ def test_fifty_slow_bodies_leave_nothing_behind(strict_gateway: GatewayHarness) 
 def test_who_leaves_in_the_middle_of_a_body_is_forgotten(
     strict_gateway: GatewayHarness, upstream: ThreadedUpstream
 ) -> None:
-    """No upstream is asked, and nothing is logged as a fault of ours."""
+    """No upstream call is made, and nothing is logged as a fault of the gateway."""
     for client in EVERY:
         path, _ = request(client)
         with strict_gateway.raw() as connection:
@@ -273,7 +273,7 @@ NUMBERS: dict[str, bytes] = {
     "a long exponent": b"1e" + b"9" * 5000,
 }
 WHERE: dict[str, Callable[[str, bytes], bytes]] = {
-    "a field nobody knows": lambda client, number: extended(client, b',"x":' + number),
+    "an unknown field": lambda client, number: extended(client, b',"x":' + number),
     "a schema": lambda client, number: extended(client, b',"tools":' + _schema(client, number)),
     "a temperature": lambda client, number: extended(
         client, (b',"generationConfig":{"temperature":%b}' if client == GEMINI else b',"temperature":%b') % number
@@ -318,7 +318,7 @@ def test_numbers_without_bounds(measured: ProcessHarness, client: str, where: Ca
 def test_repeated_keys_have_one_meaning(
     strict_gateway: GatewayHarness, upstream: ThreadedUpstream, client: str
 ) -> None:
-    """The last one counts for us, so the upstream is sent it alone: nobody may read the request in another way."""
+    """The last one counts, so only that one is sent: no parser may read the request in another way."""
     path, body = request(client)
     turns = json.dumps(body[TURNS[client]])
     other = turns.replace("weather", "forbidden")

@@ -80,7 +80,7 @@ def test_the_next_target_serves_where_nobody_listens(upstream: ThreadedUpstream,
 
 @pytest.mark.fault(1)
 def test_a_dead_upstream_is_left_alone_after_five_tries(upstream: ThreadedUpstream) -> None:
-    """From then on it costs nobody anything, until its rest is over."""
+    """From then on it is not tried, until its cooldown is over."""
     with gateway(block(nowhere(), cooldown="10m"), block(upstream)) as harness:
         assert all(is_fine(harness.ask()) for _ in range(9))
         failed = [fact for fact in harness.observer.facts if isinstance(fact, AttemptFailed)]
@@ -93,7 +93,7 @@ def test_a_dead_upstream_is_left_alone_after_five_tries(upstream: ThreadedUpstre
 @pytest.mark.fault(1)
 @pytest.mark.parametrize("client", EVERY)
 def test_where_nobody_listens_at_all_it_is_a_real_status(client: str) -> None:
-    """No stream begins, and no address is told."""
+    """No stream begins, and no address is shown."""
     with gateway(block(nowhere()), block(nowhere())) as harness:
         for stream in (False, True):
             refused = harness.ask(client, stream=stream)
@@ -202,7 +202,7 @@ ADDRESSED = {
 @pytest.mark.parametrize("spoken", EVERY)
 @TWO
 def test_what_callers_name_is_never_fetched(client: str, spoken: str) -> None:
-    """A picture's address goes on as it is, or the request is refused; nobody here connects to it."""
+    """An image's address is passed on unchanged, or the request is refused; the gateway never connects to it."""
     with upstreams(2) as (serving, inner):
         serving.default = fine(spoken)
         with gateway(block(serving, spoken)) as harness:

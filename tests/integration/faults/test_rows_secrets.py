@@ -225,7 +225,7 @@ def answer_with(status: int, media_type: str, body: bytes) -> Scenario:
 
 
 def check(told: str) -> None:
-    """No canary is in what somebody reads."""
+    """No canary is in any output."""
     seen = [canary for canary in CANARIES if canary in told or json.dumps(canary)[1:-1] in told]
     assert not seen, f"{seen} in {told[:3000]}"
 

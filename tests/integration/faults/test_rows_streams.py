@@ -60,7 +60,7 @@ def all_callers(harness: GatewayHarness, *, stream: bool) -> list[tuple[str, Ans
 
 
 def accounted_as_cut(harness: GatewayHarness, count: int) -> bool:
-    """Whether each call is told of once, as one that broke off, with a count that is called an estimate."""
+    """Whether each call is reported once, as interrupted, with a count marked as an estimate."""
     ended = harness.finished(count)
     return len(ended) == count and {(each.outcome, each.exactness) for each in ended} == {("interrupted", "estimated")}
 
@@ -71,7 +71,7 @@ def accounted_as_cut(harness: GatewayHarness, count: int) -> bool:
 @pytest.mark.fault(15)
 @SPOKEN
 def test_a_late_first_byte_is_waited_for(upstream: ThreadedUpstream, second: ThreadedUpstream, spoken: str) -> None:
-    """Nobody else is asked meanwhile, and how long it took is told."""
+    """No other target is tried meanwhile, and the duration is reported."""
     with gateway(block(upstream, spoken, timeout={"idle": "10s", "first_byte": "10s"}), block(second)) as harness:
         for stream in FORMS:
             upstream.default = Scenario(Wait(0.15), *fine(spoken, stream=stream).steps)
@@ -218,12 +218,12 @@ def check_readable(client: str, answer: Answered, wrong: bytes, *, relayed: bool
 
 
 def middle(frames: list[bytes]) -> int:
-    """The frame in the middle of what is said."""
+    """The frame in the middle of the text."""
     return next(number for number, frame in enumerate(frames) if b'"is "' in frame)
 
 
 def check_cut_events(upstream: ThreadedUpstream, spoken: str, *, step: int) -> None:
-    """One event's JSON is cut off and the stream goes on as if nothing were: each caller reads of it."""
+    """One event's JSON is cut off and the stream continues: each caller gets an error event."""
     frames = FINE.frames(spoken)
     number = middle(frames)
     head, _, data = frames[number].partition(b"data: ")
@@ -318,7 +318,7 @@ def bent(value: Any) -> Iterator[Any]:
 
 
 def judged(client: str, answer: Answered) -> bool:
-    """Whether it is an answer, or an upstream's fault told properly; never a fault of ours."""
+    """Whether it is an answer, or an upstream's fault reported properly; never a fault of the gateway."""
     if answer.status != 200:
         return is_refusal(client, answer, 502)
     return answer.whole and "failed unexpectedly" not in answer.text
@@ -387,7 +387,7 @@ def chunk(data: bytes) -> Send:
 def test_an_error_within_a_stream_counts_against_its_upstream(
     upstream: ThreadedUpstream, second: ThreadedUpstream, spoken: str
 ) -> None:
-    """Each caller reads its own protocol's event; after five such streams the key rests and others serve."""
+    """Each caller reads its own protocol's event; after five such streams the key cools down and others serve."""
     with gateway(block(upstream, spoken, cooldown="10m"), block(second)) as harness:
         for client in (*EVERY, CHAT):
             answer = broken_off(harness, upstream, spoken, client, chunk(error_event(spoken)), Send(b"0\r\n\r\n"))

@@ -49,7 +49,7 @@ def limited(*headers: tuple[str, str]) -> Scenario:
     return error_answer(429, {"error": {"message": "Slow down.", "type": "rate_limit_error"}}, headers=headers)
 
 
-def rests(harness: GatewayHarness) -> list[CredentialCooled]:
+def cooldowns(harness: GatewayHarness) -> list[CredentialCooled]:
     return [fact for fact in harness.observer.facts if isinstance(fact, CredentialCooled)]
 
 
@@ -102,12 +102,12 @@ ABSURD: dict[str, tuple[list[tuple[str, str]], float]] = {
 def test_the_wait_is_the_rest(
     upstream: ThreadedUpstream, second: ThreadedUpstream, headers: list[tuple[str, str]], seconds: float
 ) -> None:
-    """The key rests just so long, at most an hour; nonsense is the configured rest. Meanwhile another target serves."""
+    """The key cools down for that time, at most an hour; an invalid value means the default. Another target serves."""
     upstream.default = limited(*headers)
     with gateway(block(upstream, cooldown="7s"), block(second)) as harness:
         assert is_fine(harness.ask(CHAT))
         assert is_fine(harness.ask(MESSAGES, stream=True))
-        (rest,) = rests(harness)
+        (rest,) = cooldowns(harness)
     assert rest.seconds == pytest.approx(seconds)
     assert rest.asked == (seconds != 7)
     assert len(upstream.requests) == 1
@@ -120,7 +120,7 @@ def test_a_wait_that_is_over_already_is_none(upstream: ThreadedUpstream, past: s
     upstream.enqueue(limited(("retry-after", past), DATE), fine())
     with gateway(block(upstream, cooldown="10m", retry={"attempts": 2, "backoff": "10s"})) as harness:
         assert is_fine(harness.ask())
-        assert rests(harness) == []
+        assert cooldowns(harness) == []
 
 
 @pytest.mark.fault(8)
@@ -142,7 +142,7 @@ def test_the_caller_is_told_the_shortest_of_all_waits(client: str) -> None:
 
 @pytest.mark.fault(10)
 def test_without_a_wait_it_is_backed_off(upstream: ThreadedUpstream) -> None:
-    """Tried again after waits that double and are drawn anew each time; nobody asked for the rest that follows."""
+    """Retries have waits that double, with fresh jitter each time; the cooldown after them was not requested."""
     upstream.default = limited()
     with gateway(block(upstream, cooldown="5s", retry={"attempts": 4, "backoff": "16ms"})) as harness:
         assert is_refusal(CHAT, harness.ask(), 429)
@@ -152,7 +152,7 @@ def test_without_a_wait_it_is_backed_off(upstream: ThreadedUpstream) -> None:
             if isinstance(fact, AttemptFailed) and fact.next_action == "retry"
         ]
         assert all(0 <= wait <= 0.016 * 2**number for number, wait in enumerate(waits))
-        assert all(not each.asked and each.seconds == 5 for each in rests(harness))
+        assert all(not each.asked and each.seconds == 5 for each in cooldowns(harness))
 
 
 SPENT: dict[str, tuple[int, dict[str, Any]]] = {
@@ -187,7 +187,7 @@ def test_a_spent_quota_rests_for_long(upstream: ThreadedUpstream, second: Thread
     spent = block(upstream, spoken, cooldown="5s", retry={"attempts": 3, "backoff": "1ms"})
     with gateway(spent, block(second)) as harness:
         assert all(is_fine(harness.ask(client)) for client in EVERY)
-        (rest,) = rests(harness)
+        (rest,) = cooldowns(harness)
     assert rest.seconds >= 600
     assert len(upstream.requests) == 1
 
@@ -216,7 +216,7 @@ def test_which_failures_are_tried_again(upstream: ThreadedUpstream, spoken: str)
 @pytest.mark.fault(12)
 @pytest.mark.parametrize("client", EVERY)
 def test_refusals_are_not_tried_again(upstream: ThreadedUpstream, client: str) -> None:
-    """They keep their status in the caller's shape, whoever else could serve; a refused key is nobody's 401."""
+    """They keep their status in the caller's format despite other targets; a refused key is no caller's 401."""
     error = {"message": "No, because.", "type": "invalid_request_error", "param": None, "code": None}
     with gateway(block(upstream, retry={"attempts": 3, "backoff": "1ms"})) as harness:
         for number, status in enumerate((400, 404, 413, 422, 401, 403), 1):
@@ -242,7 +242,7 @@ def test_a_refused_key_makes_room_for_the_next(
     twice = {"attempts": 2, "backoff": "1ms"}
     with gateway(block(upstream, api_key=["sk-bad-bad", "sk-good-good"], cooldown="10m", retry=twice)) as harness:
         assert all(is_fine(harness.ask()) for _ in range(4))
-        (rest,) = rests(harness)
+        (rest,) = cooldowns(harness)
     keys = Counter(each.header("authorization") for each in upstream.requests)
     assert keys == {"Bearer sk-bad-bad": 1, "Bearer sk-good-good": 4}
     assert rest.seconds == 600
@@ -271,7 +271,7 @@ async def storm(harness: GatewayHarness) -> Counter[int]:
 
 
 @pytest.mark.fault(13)
-@pytest.mark.parametrize("cooldown", ["30s", 0], ids=["with rests", "without rests"])
+@pytest.mark.parametrize("cooldown", ["30s", 0], ids=["with cooldowns", "without cooldowns"])
 def test_a_total_outage_is_not_multiplied(cooldown: object) -> None:
     """All upstreams down, five hundred callers at once: none of the upstreams sees more than 1.1 times the calls."""
     down = error_answer(503, {"error": {"message": "down"}})

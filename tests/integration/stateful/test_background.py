@@ -172,7 +172,7 @@ def test_cancelling_lets_go_of_the_upstream(harness: OwnersHarness, upstream: st
 
 
 def test_deleting_ends_it_too(harness: OwnersHarness) -> None:
-    """Nothing goes on for what nobody can ask for, and nothing of it comes back."""
+    """No run continues for an owner that was forgotten, and nothing of it is stored."""
     harness.play(held(CHAT))
     queued = harness.alice.responses.create(model=harness.model(CHAT), input="A tale", background=True)
     harness.upstream.wait_for_requests(1)
@@ -253,7 +253,7 @@ def background_of(gateway: Gateway) -> Background:
 
 @pytest.mark.anyio
 async def test_the_gateway_ends_what_is_at_work(upstream: Upstream) -> None:
-    """Closing it fails every run, lets go of the upstream and leaves no task behind, also where one has just begun."""
+    """Closing it fails every run, releases the upstream and leaves no task, also where one has just begun."""
     upstream.default = held(CHAT)
     before = asyncio.all_tasks()
     gateway = gateway_of(upstream)
@@ -432,7 +432,7 @@ class Waiting(MemoryStore):
 
 @pytest.mark.anyio
 async def test_who_cancels_twice_at_once_cancels_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second time does not break off what the first one has still to keep, whoever else waits for the end."""
+    """A second close does not interrupt the records that the first one still writes, whatever else waits for it."""
     async with Gateway({"providers": {"simulated": {}}}) as gateway:
         monkeypatch.setattr(gateway._engine.runtime.responses, "_store", Waiting())
         background, run = background_of(gateway), await begun(gateway, "stall")

@@ -139,7 +139,7 @@ def test_a_chain_of_three_is_one_conversation(harness: OwnersHarness, upstream: 
 
 
 def test_nothing_is_stored_upstream(harness: OwnersHarness) -> None:
-    """An upstream of the same protocol is told to keep nothing, and is named nothing that it could have kept."""
+    """An upstream of the same protocol gets `store: false`, and no id that it could have stored."""
     harness.play(Reply(texts=("a",)))
     first = harness.alice.responses.create(model=harness.model(RESPONSES), input="x", store=True)
     assert harness.sent["store"] is False
@@ -237,7 +237,7 @@ def test_others_find_nothing(harness: OwnersHarness, upstream: str) -> None:
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 @pytest.mark.parametrize("upstream", UPSTREAMS)
 def test_what_shall_not_be_kept_is_not(harness: OwnersHarness, upstream: str, stream: bool) -> None:
-    """`store: false` leaves nothing at all, also of what goes on from a kept one; the answer says so."""
+    """`store: false` stores nothing, also of a response that continues a stored one; the answer says so."""
     harness.play(Reply(texts=("a",)))
     known: dict[str, Any] = {"model": harness.model(upstream), "stream": stream}
     store = harness.proxy.gateway._shared.stores("memory").responses
@@ -361,7 +361,7 @@ def test_a_broken_stream_is_stored_as_failed(harness: OwnersHarness) -> None:
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 def test_the_state_of_reasoning_is_asked_for_and_not_shown(harness: OwnersHarness, stream: bool) -> None:
-    """Whoever goes on needs it, so the upstream is asked; a caller who did not ask reads none, but may ask later."""
+    """Continuing needs it, so the upstream sends it; a caller that did not request it may read it later."""
     thought = responses_wires.thought_item("Hm.", state=BLOB)
     answer = responses_wires.message_item("Yes.")
     whole = json_answer(200, responses_wires.responses_whole(thought, answer))
@@ -488,7 +488,7 @@ def test_a_foreground_answer_is_neither_cancelled_nor_streamed_again(harness: Ow
 
 
 def test_the_vendors_state_passes_where_its_operator_says_so() -> None:
-    """`allow_stored`: what the vendor keeps may be named and made; what we keep goes on being ours to expand."""
+    """`allow_stored`: a vendor's stored responses may be used and created; the gateway's own are expanded here."""
     with owners_harness(allow_stored=True) as harness:
         harness.play(Reply(texts=("a",)))
         model = harness.model(RESPONSES)

@@ -88,7 +88,7 @@ async def test_a_limit_begins_anew() -> None:
 
 
 async def test_background_responses_are_cancelled_and_deleted() -> None:
-    """One that is at work lets go of its upstream, and nothing of it is kept afterwards."""
+    """A run in progress releases its upstream, and nothing of it is stored afterwards."""
     observer = RecordingObserver()
     config: dict[str, Any] = {"providers": {"slow": {"type": "simulated", "delay": "60s"}}}
     async with Gateway(config, observers=[observer]) as gateway, gateway.openai(principal="ada") as client:
@@ -102,7 +102,7 @@ async def test_background_responses_are_cancelled_and_deleted() -> None:
 
 
 async def test_background_responses_on_another_event_loop_are_ended_too() -> None:
-    """Under WSGI calls run on a loop of their own, and whoever forgets a principal may be on another."""
+    """Under WSGI calls run on their own loop, and `forget` may be called on another."""
     config: dict[str, Any] = {"providers": {"slow": {"type": "simulated", "delay": "60s"}}}
     gateway = Gateway(config)
     async with gateway.openai(principal="ada") as client:
@@ -127,7 +127,7 @@ async def test_only_a_principal_can_be_forgotten() -> None:
 
 @pytest.mark.parametrize("model", MODELS)
 async def test_nothing_is_stored_whatever_is_asked_for(model: str) -> None:
-    """The answer says `store: false`, and a caller who asked for more is told so; nothing can be read back."""
+    """The answer says `store: false`, a caller that asked for more gets a warning, and nothing can be read back."""
     async with Gateway(NEVER) as gateway, gateway.openai(principal="ada") as client:
         for store, warned in ((openai.omit, False), (True, True), (False, False)):
             raw = await client.responses.with_raw_response.create(model=model, input="hi", store=store)

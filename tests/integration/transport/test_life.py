@@ -162,7 +162,7 @@ async def test_answer_that_has_begun_is_not_asked_for_again() -> None:
 
 
 LARGE = bytes(32 << 20)
-"""More than the kernel takes for somebody who does not read."""
+"""More than the kernel buffers for a reader that does not read."""
 
 
 @pytest.mark.anyio
@@ -194,7 +194,7 @@ async def test_closing_early_does_not_wait_for_the_request_to_be_sent() -> None:
     async def script(peer: Peer) -> None:
         await peer.reader.readuntil(b"\r\n\r\n")
         await peer.send(b"HTTP/1.1 200 OK\r\ncontent-length: 10000000000\r\n\r\n")
-        while True:  # until it fails: nobody is there any more
+        while True:  # until it fails because the peer has closed
             await peer.send(bytes(65536))
 
     async with serve(script) as server:

@@ -93,7 +93,7 @@ async def never_accepting() -> AsyncIterator[Address]:
 
 @pytest.mark.parametrize("way", WAYS)
 async def test_a_request_is_sent_once(way: str) -> None:
-    """A new connection or a kept one: its end is told once each time, and nothing else."""
+    """A new connection or a kept one: each step is reported once, and nothing else."""
     async with serve(replying(OK)) as server, pool_by(way) as pool:
         for _ in range(3):
             noted = Noted()

@@ -82,7 +82,7 @@ async def dawdle(answer: UpstreamResponse, size: int) -> bytes:
 @pytest.mark.fault(35)
 @pytest.mark.parametrize("size", [None, 500, 10_000])
 async def test_little_is_held_for_who_stops_reading(size: int | None, secured: Any) -> None:
-    """All else that the upstream goes on sending stays in the system's buffers, and then with the upstream."""
+    """All further data of the upstream stays in the system's buffers, and then with the upstream."""
     answer = framed(size)
 
     async def script(peer: Peer) -> None:
@@ -104,6 +104,6 @@ async def test_little_is_held_for_who_stops_reading(size: int | None, secured: A
 
 
 def read_from(port: int) -> int:
-    """What this process has read from whoever listens there."""
+    """The bytes that this process has read from the server there."""
     (found,) = (counts[0] for name, counts in traffic().items() if name.endswith(f"-{port}"))
     return found

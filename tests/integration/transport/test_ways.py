@@ -229,7 +229,7 @@ async def test_large_pieces_are_cut(way: str) -> None:
 
 @pytest.mark.parametrize("encode", [bytes, gzip.compress], ids=["as it is", "compressed"])
 async def test_an_answer_that_is_read_has_nothing_left(way: str, encode: Callable[[bytes], bytes]) -> None:
-    """Whoever stops where `is_read` says so has the whole body, however it was cut."""
+    """A reader that stops where `is_read` says so has the whole body, at every split."""
     body = bytes(range(256)) * (CHUNK // 100)
     sent = encode(body)
     head = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n" % len(sent)

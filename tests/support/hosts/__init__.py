@@ -1,6 +1,6 @@
 """The example applications on real servers in processes of their own, each as a `Host` that tests can ask.
 
-A host says how its example is started and how somebody signs in; what is tested is the same for all of them. Behind
+A host says how its example is started and how a user signs in; the tests are the same for all of them. Behind
 each stands a scripted upstream in the test's own process.
 """
 

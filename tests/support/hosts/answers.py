@@ -20,7 +20,7 @@ def answer(received: Received) -> Scenario:
         return sse_answer(chat_frames()) if stream else json_answer(200, CHAT_ANSWER)
     if received.path == MESSAGES:
         return sse_answer(messages_frames()) if stream else json_answer(200, MESSAGES_ANSWER)
-    raise LookupError(f"nobody should have asked for {received.path}")
+    raise LookupError(f"unexpected request for {received.path}")
 
 
 def held(path: str) -> Scenario:

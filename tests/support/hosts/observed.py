@@ -1,6 +1,6 @@
 """The example in the working directory, with a note of whom the gateway took each caller for.
 
-A server is told to serve `observed:app` instead of `app:app`. What is noted is the word of the one function that
+A server serves `observed:app` instead of `app:app`. The recorded caller is the result of the one function that
 decides: its caller's request id, and the principal it found, as a line each. Nothing else of the example is changed.
 """
 

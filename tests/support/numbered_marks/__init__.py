@@ -1,7 +1,7 @@
 """Marks with numbers, such as `@pytest.mark.fault(7)`: which tests carry which, and how those tests end.
 
 `proofs` finds the marks by reading the source, `run` runs the tests that carry one. What the numbers stand for, and the
-page that is made of it, is the business of whoever asks (`fidelity_checklist`, `fault_matrix`).
+page that is made of it, is up to the callers (`fidelity_checklist`, `fault_matrix`).
 """
 
 from support.numbered_marks.reading import TESTS, Proofs, proofs

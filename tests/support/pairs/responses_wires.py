@@ -110,7 +110,7 @@ def responses_events(
         status: What it ends with.
         usage: What the last event tells.
         ends: Whether it has its last event.
-        begun: An item that is told of behind the others, with one piece of its content, and not gone on with.
+        begun: An item that is reported after the others, with one piece of its content, and never continued.
         more: For the last event's response.
     """
     first = {**responses_whole(status="in_progress"), "usage": None}

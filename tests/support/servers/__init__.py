@@ -49,7 +49,7 @@ class Site:
         self.log = log
 
     def ask(self, path: str, body: Mapping[str, Any] | None = None, *, receive_buffer: int = 0) -> "Caller":
-        """Send one request on a connection of its own, below the mount; whoever asks leaves, or enters it."""
+        """Send one request on its own connection, below the mount; leave the client to the caller's context."""
         return Caller(self.port, receive_buffer=receive_buffer).ask("/llm" + path, body)
 
     @contextlib.contextmanager

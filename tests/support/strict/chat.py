@@ -78,7 +78,7 @@ def _address(asked: Asked) -> Complaints:
 def _credential(asked: Asked) -> Complaints:
     header = asked.received.header
     if not (header("authorization") or "").startswith("Bearer sk-upstream"):
-        yield "no key of ours"
+        yield "an unknown key"
     for name in ("x-api-key", "anthropic-version", "anthropic-beta", "cookie"):
         if header(name) is not None:
             yield f"{name} has no business here"

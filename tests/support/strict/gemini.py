@@ -208,7 +208,7 @@ def _address(asked: Asked) -> Complaints:
 def _credential(asked: Asked) -> Complaints:
     header = asked.received.header
     if not (header("x-goog-api-key") or "").startswith("sk-upstream"):
-        yield "no key of ours"
+        yield "an unknown key"
     for foreign in ("authorization", "x-api-key", "cookie"):
         if header(foreign) is not None:
             yield f"{foreign} has no business here"

@@ -117,7 +117,7 @@ def _address(asked: Asked) -> Complaints:
 def _credential(asked: Asked) -> Complaints:
     header = asked.received.header
     if not (header("authorization") or "").startswith("Bearer sk-upstream"):
-        yield "no key of ours"
+        yield "an unknown key"
     for name in ("x-api-key", "x-goog-api-key", "anthropic-version", "anthropic-beta", "cookie"):
         if header(name) is not None:
             yield f"{name} has no business here"
@@ -389,7 +389,7 @@ def _text(asked: Asked) -> Complaints:
     yield from one_of(form.get("type") or "", ("text", "json_object", "json_schema"), "text.format.type")
     told = f"{asked.body.get('instructions')} {asked.body.get('input')}".lower()
     if form.get("type") == "json_object" and "json" not in told:
-        yield "JSON mode, and nobody speaks of JSON"
+        yield "JSON mode without the word JSON in the messages"
     if form.get("type") == "json_schema":
         yield from unknown(form, ("type", "name", "schema", "strict", "description"), "text.format")
         if not _ID.fullmatch(str(form.get("name", ""))):

@@ -1,4 +1,4 @@
-"""Administrators are whom the configuration names, and nobody a tenant, a user or a key could make one."""
+"""Administrators are the principals in the configuration; no tenant, user or key can become one otherwise."""
 
 import pytest
 from pydantic import TypeAdapter, ValidationError

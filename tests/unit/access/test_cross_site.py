@@ -54,7 +54,7 @@ def test_these_pass(headers: list[tuple[str, str]]) -> None:
     [
         pytest.param([CROSS, JSON, BODY], id="another site"),
         pytest.param([SISTER, JSON, BODY], id="a sister site"),
-        pytest.param([NONE, JSON, BODY], id="no site that is told"),
+        pytest.param([NONE, JSON, BODY], id="no site header"),
         pytest.param([CROSS], id="another site without a body"),
         pytest.param([OWN, HOST, CROSS, JSON], id="another site with our origin"),
         pytest.param([EVIL, HOST, JSON, BODY], id="another origin"),

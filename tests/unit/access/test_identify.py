@@ -1,4 +1,4 @@
-"""Who is calling: keys first, then an adapter's word, then the host; and nobody is refused."""
+"""The caller's identity: keys first, then the adapter's principal, then the host's function; otherwise refused."""
 
 import asyncio
 import itertools
@@ -244,7 +244,7 @@ async def test_a_host_user_is_never_taken_for_a_key_an_anonymous_or_a_local_call
 
 
 async def test_each_way_to_be_known_is_a_kind_of_its_own() -> None:
-    """A key, nobody on an open gateway, and the host's own in-process call are no users."""
+    """A key, an anonymous caller of an open gateway, and the host's own in-process call are no users."""
     kinds: list[tuple[Any, OwnerKind]] = [
         (scope(("x-api-key", KEY)), "key"),
         (scope(), "open"),
@@ -346,7 +346,7 @@ async def test_an_adapter_may_have_checked_the_hosts_token() -> None:
 
 
 async def test_a_csrf_check_may_refuse_as_its_framework_does(caplog: pytest.LogCaptureFixture) -> None:
-    """A status below 500 is a no; anything else that it raises is the host's bug, and lets nobody in."""
+    """A status below 500 is a refusal; any other exception is the host's bug, and the request is refused."""
 
     def failing(error: Exception) -> Authenticator:
         def csrf(_: HTTPConnection) -> bool:

@@ -22,7 +22,7 @@ COMMANDS = ["demo", "serve", "init", "check", "schema", "models", "doctor"]
 
 @pytest.fixture(autouse=True)
 def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Work in an empty folder, with a terminal as wide as needed and without variables of ours."""
+    """Work in an empty folder, with a wide terminal and without the gateway's variables."""
     monkeypatch.chdir(tmp_path)
     for name in list(os.environ):
         if name.upper().startswith("LLMPROXY_") or name in KEYS:
@@ -301,7 +301,7 @@ models:
 
 
 def test_models_of_nobody() -> None:
-    """Without providers it is said that there are none."""
+    """Without providers the output says that there are none."""
     write("{}")
     listed = run("models", "--config", "llmproxy.yaml")
     assert (listed.exit_code, listed.stdout) == (0, "")

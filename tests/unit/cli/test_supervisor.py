@@ -97,7 +97,7 @@ def test_workers_that_die_young_are_started_more_and_more_rarely(house: House) -
 def test_a_broken_configuration_starts_no_worker_and_is_told_once(
     house: House, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is read again more and more rarely; another mistake is told anew; once it is right a worker starts."""
+    """Files are read again with growing intervals; another error is reported anew; valid files start a worker."""
     caplog.set_level(logging.ERROR, logger="llmproxy_asgi.serve")
     house.workers[1].alive = False
     house.wrong = "a.yaml:1: provders: unknown key"

@@ -1,4 +1,4 @@
-"""Mutated documents: whatever somebody made of a valid configuration, each finding has a place and our own words."""
+"""Mutated documents: for every mutation of a valid configuration, each finding has a location and a clear text."""
 
 import json
 import re

@@ -38,7 +38,7 @@ def test_state_on_calls_counts() -> None:
 
 
 def test_two_routes_at_once_are_none() -> None:
-    """Nobody can open both."""
+    """No other owner can open both."""
     parts = (thought("openai"), thought("gemini"))
     request = Request(protocol="p", model="m", messages=(Message(role="assistant", parts=parts),))
     assert pin(request) is None

@@ -242,7 +242,7 @@ def test_free_text_is_known_by_its_spelling() -> None:
 
 
 def test_the_users_words_are_never_touched() -> None:
-    """A call id in somebody else's turn means nothing."""
+    """A call id in another owner's conversation has no effect."""
     request = Request(protocol="p", model="m", messages=(Message(role="user", parts=(call(),)),))
     assert missing(request) == ()
     assert restore(request, dict(extract_reasoning(answer(thinking("a"), call()))), CLAUDE) is request
@@ -263,14 +263,14 @@ def test_the_users_words_are_never_touched() -> None:
     ids=["words", "call", "unsealed", "no call", "after the call"],
 )
 def test_nothing_else_is_kept(parts: tuple[Part, ...]) -> None:
-    """Neither reasoning without a call, nor a call without reasoning, nor words that nobody sealed."""
+    """Neither reasoning without a call, nor a call without reasoning, nor unsealed text."""
     assert extract_reasoning(answer(*parts)) == ()
     assert ReasoningTap().feed(list(unfold(answer(*parts)))) == ()
 
 
 @given(st.data())
 def test_a_stream_leaves_what_its_answer_leaves(data: st.DataObject) -> None:
-    """However the stream is told, parts overlapping, and however its events come in."""
+    """For every shape of stream, with overlapping parts, and for every order of its events."""
     response = data.draw(responses())
     row = data.draw(event_rows(response))
     tap = ReasoningTap()

@@ -298,7 +298,7 @@ async def test_without_an_answer_there_is_nothing_to_go_on_from(responses: Respo
 
 
 async def test_a_circle_ends(responses: ResponseStore) -> None:
-    """However it came about, nobody walks it for ever."""
+    """However a cycle came about, following it ends."""
     one, other = new_id(), new_id()
     for response_id, before in ((one, other), (other, one)):
         record = responses.begin(ALICE, response_id=response_id, previous_id=before)

@@ -1,4 +1,4 @@
-"""Callers who leave: nobody is answered twice, nothing is logged as a failure of ours, and what they held is let go."""
+"""Callers that disconnect: none is answered twice, no failure is logged, and their resources are released."""
 
 import asyncio
 import contextlib

@@ -29,7 +29,7 @@ ASK = {"model": "missing/model", "messages": [{"role": "user", "content": "?"}]}
 
 
 def current_user(x_test_user: Annotated[str | None, Header()] = None) -> str | None:
-    """Whom the header names; nobody without it."""
+    """The user in the header; None without it."""
     return x_test_user
 
 
@@ -431,7 +431,7 @@ async def test_after_a_read_body_the_disconnect_is_still_seen() -> None:
 
 @pytest.mark.anyio
 async def test_body_that_is_gone_is_an_error_and_no_hanging() -> None:
-    """A dependency that streamed the body away is told so."""
+    """A dependency that consumed the body gets an error that says so."""
 
     async def streams(request: Request) -> str:
         return (b"".join([piece async for piece in request.stream()])).decode()

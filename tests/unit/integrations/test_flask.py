@@ -124,7 +124,7 @@ def test_connection_is_as_in_other_frameworks() -> None:
 
 
 def test_nobody_is_refused_in_the_clients_protocol() -> None:
-    """A hook that finds nobody leaves the refusal to the gateway."""
+    """A hook that returns no user leaves the refusal to the gateway."""
     client = hosting(identify=named).test_client()
     chat, messages = client.post("/llm" + CHAT, json=ASK), client.post("/llm/v1/messages", json=ASK)
     assert (chat.status_code, messages.status_code) == (401, 401)
@@ -133,7 +133,7 @@ def test_nobody_is_refused_in_the_clients_protocol() -> None:
 
 
 def test_without_any_login_every_call_is_refused() -> None:
-    """No hook, no Flask-Login and no keys: nobody is let in."""
+    """Without a hook, Flask-Login and keys every request is refused."""
     assert get(hosting()).status_code == 401
 
 
@@ -179,7 +179,7 @@ def test_machine_key_does_not_depend_on_the_hook() -> None:
 
 @pytest.mark.parametrize("found", [True, object(), SimpleNamespace(id="ada")])
 def test_hook_that_returns_no_identity_is_an_error(found: object) -> None:
-    """What is no principal and no name is a failure of the hook, and nobody is let in."""
+    """A return value that is no principal and no name is a failure of the hook, and the request is refused."""
     assert get(hosting(identify=lambda _: found)).status_code == 500
 
 
@@ -207,7 +207,7 @@ def test_asynchronous_hook_is_refused_at_start(hook: Any, name: str) -> None:
 
 
 def test_hook_that_turns_out_asynchronous_lets_nobody_in() -> None:
-    """A coroutine is nobody's name."""
+    """A coroutine is no user name."""
     assert get(hosting(identify=lambda connection: async_hook(connection))).status_code == 500  # noqa: PLW0108  hides it
 
 
@@ -255,7 +255,7 @@ def test_host_says_how_to_read_its_users() -> None:
 
 
 def test_hook_comes_before_flask_login() -> None:
-    """A hook that finds nobody is not overruled by a session."""
+    """A session does not overrule a hook that returns no user."""
     app = hosting(identify=lambda _: None)
     client = with_flask_login(app)
     client.post("/login/ada")
@@ -314,7 +314,7 @@ def test_configuration_comes_from_the_application() -> None:
 
 
 def test_configuration_is_checked_at_start() -> None:
-    """What is wrong is told when the application is made, and nothing of the extension stays behind."""
+    """An invalid setting raises when the application is made, and nothing of the extension remains."""
     app = flask_app()
     with pytest.raises(ConfigError):
         LLMProxy(app, {"providers": {"x": {"type": "no such type"}}})
@@ -330,7 +330,7 @@ def test_gateway_made_already_has_its_configuration() -> None:
 
 
 def test_failing_hook_beside_a_gateway_made_already_is_the_hosts_failure() -> None:
-    """Such a gateway cannot be told how the hook failed, so Flask is, and nobody is let in."""
+    """Such a gateway has no way to report the hook's failure, so Flask does, and the request is refused."""
     app = flask_app()
     proxy = Spy()
 

@@ -61,7 +61,7 @@ Reader = Callable[[object], Principal | None]
     ],
 )
 def test_user_becomes_principal(principal_of: Reader, user: object, expected: Principal | None) -> None:
-    """A principal is itself, text and numbers are ids, an object is its `id`, and None is nobody."""
+    """A principal is itself, text and numbers are ids, an object is its `id`, and None is no user."""
     assert principal_of(user) == expected
 
 
@@ -80,7 +80,7 @@ def test_user_becomes_principal(principal_of: Reader, user: object, expected: Pr
     ],
 )
 def test_what_names_nobody_is_refused(principal_of: Reader, user: object) -> None:
-    """What cannot be an id is an error that says what to do, never somebody by accident."""
+    """A value that cannot be an id is an error that says what to do, never another user by accident."""
     with pytest.raises(MisuseError):
         principal_of(user)
 
@@ -114,7 +114,7 @@ def test_starlettes_users(user: object, name: str | None) -> None:
     ],
 )
 def test_who_is_not_signed_in_is_nobody(user: object) -> None:
-    """A user object of somebody who is not signed in names nobody, whatever else it says."""
+    """A user object that is not authenticated names no user, whatever its other attributes."""
     assert llmproxy_starlette.principal_of(user) is None
 
 

@@ -59,7 +59,7 @@ async def test_signed_in_user_is_the_caller() -> None:
 
 @pytest.mark.anyio
 async def test_nobody_signed_in_is_refused() -> None:
-    """An unauthenticated user is nobody."""
+    """An unauthenticated user is no user."""
     app, proxy = signing_in(), Spy()
     mount(app, "/llm", proxy)
     assert await models(app) == 401
@@ -108,7 +108,7 @@ async def test_host_says_how_to_read_its_users() -> None:
 
 @pytest.mark.anyio
 async def test_machine_key_works_beside_users() -> None:
-    """A key of the table is judged by the table, whoever is or is not signed in."""
+    """A configured key is decided by the table, with or without a signed-in user."""
     app, proxy = signing_in(), Spy(WITH_KEY)
     mount(app, "/llm", proxy)
     assert await models(app, authorization=f"Bearer {KEY}") == 200

@@ -1,4 +1,4 @@
-"""The protocol itself: nobody can ask it for anything without saying for whom."""
+"""The protocol itself: every method names an owner."""
 
 import dataclasses
 import inspect

@@ -1,4 +1,4 @@
-"""What holds for the store in memory alone: how it stays small, and what nobody has to wait for."""
+"""Claims about the store in memory alone: its bounds, and that no caller waits for it."""
 
 import random
 import tracemalloc

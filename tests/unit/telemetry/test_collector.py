@@ -1,4 +1,4 @@
-"""What is counted, under which labels, and that nobody can make more of them."""
+"""The metrics, their labels, and that callers cannot add labels."""
 
 import random
 import string
@@ -104,7 +104,7 @@ def test_attempts_and_their_failures() -> None:
 
 
 def test_everything_else() -> None:
-    """Refusals, rests, waits, health and warnings are counted by words of ours."""
+    """Refusals, cooldowns, waits, health and warnings have labels from a fixed set."""
     collector = told(
         CallRefused(request_id="r", protocol="gemini", status=401, kind="authentication", error="Unauthenticated"),
         CredentialCooled(provider="openai", credential="f", seconds=3, asked=True, kind="rate_limit"),

@@ -83,6 +83,6 @@ def test_many_names_that_read_alike_cost_little() -> None:
 
 @pytest.mark.parametrize("schema", [{"format": {}}, {"type": "object", "properties": {"a": {"format": []}}}])
 def test_a_format_that_is_no_word(schema: dict[str, Any]) -> None:
-    """It is told, not looked up."""
+    """It is reported, not looked up."""
     losses = Losses()
     assert "format" not in to_gemini_schema(schema, losses)

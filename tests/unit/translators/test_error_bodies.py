@@ -209,7 +209,7 @@ def test_a_body_without_words_says_nothing(body: bytes) -> None:
 
 
 def test_a_reason_is_bounded() -> None:
-    """Of a long text the beginning is told, on one line."""
+    """Of a long text the beginning is shown, on one line."""
     found = error_of_body(400, b"x" * 100_000)
     assert found is not None
     assert len(found["message"]) == 1003

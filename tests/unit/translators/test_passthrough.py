@@ -261,7 +261,7 @@ def test_a_protocol_may_have_no_end_sign() -> None:
 
 
 def test_usage_that_nobody_asked_for_is_left_out() -> None:
-    """The frame goes, its event is told, at every split."""
+    """The frame is removed and its event reported, at every split."""
     stream = b"".join(GOOD)
     for reads in splits(stream):
         raw, events = run(passthrough(ToyScan(usage_wanted=False)), reads)

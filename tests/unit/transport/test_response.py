@@ -47,7 +47,7 @@ async def test_undecodable_closes() -> None:
 
 
 async def test_headers_are_read_once() -> None:
-    """Names are lower-cased, repeated ones joined, and values that could harm a header of ours left out."""
+    """Names are lower-cased, repeated ones joined, and values that could harm the gateway's headers left out."""
     answer = FakeAnswer(headers=[(b"A", b"1"), (b"a", b"2"), (b"B", b"\xff"), (b"c", b"x\x0by"), (b"d", b"x\ty")])
     assert dict(answer.headers) == {"a": "1, 2", "b": "ÿ", "d": "x\ty"}
     assert answer.headers is answer.headers

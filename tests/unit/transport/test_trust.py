@@ -10,7 +10,7 @@ from llmproxy_asgi.transport import Pool, channel
 
 
 def test_checks_can_be_left_out() -> None:
-    """A pool that is told not to verify believes anybody; others ask for a certificate of the right name."""
+    """A pool with verification off accepts every certificate; others require one with the right name."""
     sure, careless = (channel._context.__wrapped__(verify) for verify in (True, False))
     assert (sure.verify_mode, sure.check_hostname) == (ssl.CERT_REQUIRED, True)
     assert (careless.verify_mode, careless.check_hostname) == (ssl.CERT_NONE, False)

@@ -216,7 +216,7 @@ def test_raw_keeps_line_ends(end: bytes, count: int) -> None:
 
 
 def test_raw_of_an_unfinished_last_frame() -> None:
-    """A last frame without its blank line is delivered as it came: nobody may think it whole."""
+    """A last frame without its blank line is delivered unchanged, so that it does not look complete."""
     assert decode([b"data: a\n"]) == [Frame(None, b"a", b"data: a\n")]
 
 
@@ -386,7 +386,7 @@ def test_limit_stops_an_endless_line(feeder: Feeder) -> None:
 
 
 def test_refused_event_is_let_go() -> None:
-    """A refused event's bytes are not kept for as long as somebody holds its splitter."""
+    """A refused event's bytes are released even while its splitter is in use."""
     splitter = FrameSplitter(max_event=100)
     with pytest.raises(EventTooLarge):
         splitter.complete(b"x" * 200)
