@@ -278,7 +278,10 @@ def test_a_total_outage_is_not_multiplied(cooldown: object) -> None:
     again = {"attempts": 3, "backoff": "10ms"}
     with (
         upstreams(3, down) as made,
-        gateway(*(block(each, cooldown=cooldown, retry=again) for each in made)) as harness,
+        gateway(
+            *(block(each, cooldown=cooldown, retry=again, timeout={"connect": "120s"}) for each in made),
+            keepalive="120s",  # a slow machine: neither a 504 nor a stream that began
+        ) as harness,
     ):
         since = time.monotonic()
         statuses = asyncio.run(storm(harness))
