@@ -7,7 +7,7 @@ Entering a call runs it up to the commit point; leaving it closes the upstream a
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Protocol, Self
 
 import msgspec
 from typing_extensions import override
@@ -36,7 +36,6 @@ from llmproxy_asgi.conversation_state.reasoning import (
     missing,
     restore,
 )
-from llmproxy_asgi.conversation_state.responses import ResponseStore
 from llmproxy_asgi.errors import BadRequest, GatewayError, InternalError, UpstreamProtocolError
 from llmproxy_asgi.execution.attempt import AnyResponse, Attempt, Job
 from llmproxy_asgi.execution.executor import Opened
@@ -50,12 +49,49 @@ from llmproxy_asgi.routing.affinity import Conversation, Place, conversation_in,
 from llmproxy_asgi.routing.catalog import Choice
 from llmproxy_asgi.runtime import Runtime
 from llmproxy_asgi.telemetry.call_recorder import Caller, CallRecorder
-from llmproxy_asgi.translators.base import Headers, Upstream, UpstreamRequest
+from llmproxy_asgi.translators.base import Headers, InboundRequest, Upstream, UpstreamRequest
 from llmproxy_asgi.translators.embeddings.records import Embeddings
 from llmproxy_asgi.worker import Worker
 
-if TYPE_CHECKING:
-    from llmproxy_asgi.conversation_state.stateful import ConversationTurn
+
+class CallState(Protocol):
+    """The stored state of one call: the conversation that it continues, and the response that it stores.
+
+    Attributes:
+        request: The request, for the response's encoder.
+    """
+
+    request: InboundRequest
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Warnings about the request's use of stored state."""
+
+    async def open(self, *, may_pass_on: bool) -> InboundRequest:
+        """Return the request with the whole conversation that it continues.
+
+        Args:
+            may_pass_on: Whether upstreams store responses for clients.
+
+        Raises:
+            CallerError: The conversation does not exist, or cannot be continued.
+        """
+
+    def begin(self, *, passed_through: bool) -> None:
+        """Prepare for the response.
+
+        Args:
+            passed_through: Whether it passes through in the client's protocol.
+        """
+
+    def needs_rewrite(self, data: bytes) -> bool:
+        """Whether this part of a stream (whole events) must be rewritten. Runs once per read."""
+
+    async def rewrite(self, data: bytes) -> bytes:
+        """Return this part of a stream (whole events) as the client reads it."""
+
+    async def rewrite_whole(self, body: bytes) -> bytes:
+        """Return a complete response as the client reads it."""
 
 
 class _Tap(ReasoningTap):
@@ -113,7 +149,7 @@ class Call:
     Attributes:
         recorder: Reports it to observers, and knows its usage so far.
         tap: Sees the events of its response.
-        turn: Its use of stored responses, if there is any.
+        state: Its stored state, if it has any.
     """
 
     __slots__ = (
@@ -129,8 +165,8 @@ class Call:
         "_reservation",
         "_runtime",
         "recorder",
+        "state",
         "tap",
-        "turn",
     )
 
     def __init__(
@@ -159,11 +195,11 @@ class Call:
             recorded_caller(owner, choice, job),
         )
         self._pin: IssuerPin | None = None
-        self.turn: ConversationTurn | None = None
+        self.state: CallState | None = None
 
-    def attach_state(self, turn: "ConversationTurn") -> Self:
-        """Let the call use stored responses; return it."""
-        self.turn, self._prepared = turn, False
+    def attach_state(self, state: CallState) -> Self:
+        """Let the call use stored state; return it."""
+        self.state, self._prepared = state, False
         return self
 
     async def prepare(self) -> None:
@@ -172,11 +208,11 @@ class Call:
         Raises:
             CallerError: The conversation does not exist, or cannot be continued.
         """
-        if self._prepared or self.turn is None:
+        if self._prepared or self.state is None:
             return
         self._prepared = True
         stored_upstream = any(_stores_responses(target, self._job) for target in self._choice.targets)
-        self._job = self._job.with_inbound_request(await self.turn.open(may_pass_on=stored_upstream))
+        self._job = self._job.with_inbound_request(await self.state.open(may_pass_on=stored_upstream))
 
     async def admit(self) -> None:
         """Reserve what the caller's limits require. Entering does it, too, if necessary.
@@ -216,8 +252,8 @@ class Call:
         words = attempt.target.route(job.protocol).upstream.capabilities.needs_reasoning_content
         before = partial(_messages, job)
         self.tap = _Tap(self.recorder, words=words, before=before)
-        if self.turn is not None:
-            self.turn.begin(passed_through=self.is_passthrough)
+        if self.state is not None:
+            self.state.begin(passed_through=self.is_passthrough)
         whole = await self._decode_passthrough() if words and self.is_passthrough else attempt.whole
         if isinstance(whole, Response) and (entries := extract_reasoning(whole, words=words, before=before)):
             await self.keep(entries)
@@ -261,11 +297,6 @@ class Call:
     def context(self) -> CallContext:
         """The running counts of the call."""
         return self._job.context
-
-    @property
-    def responses(self) -> ResponseStore:
-        """The store of its response, if it is stored."""
-        return self._runtime.responses
 
     async def _with_reasoning(self, job: Job) -> Job:
         """Return the job with the reasoning that its client lost, if a target can use it."""
@@ -344,8 +375,8 @@ class Call:
     def warnings(self) -> tuple[str, ...]:
         """What was lost or approximated of the request or its response."""
         warnings = self._attempt.upstream_request.warnings
-        if self.turn is not None:
-            warnings = (*self.turn.warnings, *warnings)
+        if self.state is not None:
+            warnings = (*self.state.warnings, *warnings)
         whole = self._attempt.whole
         return (*warnings, "estimated:usage") if isinstance(whole, Embeddings) and whole.usage.estimated else warnings
 

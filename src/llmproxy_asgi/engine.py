@@ -10,7 +10,6 @@
 import itertools
 import secrets
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from llmproxy_asgi.access.keys import Grant
 from llmproxy_asgi.call import Call, recorded_caller
@@ -28,9 +27,6 @@ from llmproxy_asgi.routing.catalog import Allowed, allow, everything
 from llmproxy_asgi.runtime import Runtime
 from llmproxy_asgi.telemetry.call_recorder import CountRecorder, record_refusal
 from llmproxy_asgi.translators.base import AnyInbound, Headers, InboundRequest
-
-if TYPE_CHECKING:
-    from llmproxy_asgi.conversation_state.stateful import ConversationTurn
 
 
 class AdmittedRequest:
@@ -115,10 +111,8 @@ class Engine:
         Raises:
             ModelNotFound: There is no such model for this principal.
         """
-        inbound_request = self._storable(inbound_request, strict=strict)
         job = _job(inbound_request, inbound, self._context(request_id), strict=strict)
-        call = self._call(inbound_request.model, grant, job, headers=headers, reservation=reservation)
-        return call if inbound_request.state is None else call.attach_state(self._turn(inbound_request, grant))
+        return self._call(inbound_request.model, grant, job, headers=headers, reservation=reservation)
 
     def call_request(self, request: AnyRequest, grant: Grant) -> Call:
         """Create the call of a request made in Python, whose caller reads events.
@@ -146,9 +140,6 @@ class Engine:
             CallerError: The request is invalid, there is no such model for this principal, or a limit is reached.
             UpstreamError: Every upstream that can count tokens failed.
         """
-        inbound_request = self._storable(inbound_request, strict=strict)
-        if inbound_request.state is not None:
-            inbound_request = await self._turn(inbound_request, grant).open(may_pass_on=False)
         job = _job(inbound_request, inbound, self._context(request_id), strict=strict)
         return await self._count(inbound_request.model, grant, job, reservation)
 
@@ -203,24 +194,6 @@ class Engine:
         """List all models of all principals, without asking upstreams."""
         catalog = self.runtime.catalog
         return catalog.names(upstream=self.runtime.listings.known(catalog.open_ended()))
-
-    def _storable(self, inbound_request: InboundRequest, *, strict: bool) -> InboundRequest:
-        """Return the request without storage, if nothing may be stored.
-
-        Raises:
-            BadRequest: The request needs storage.
-        """
-        if inbound_request.state is None or self.runtime.config.store != "never":
-            return inbound_request
-        from llmproxy_asgi.translators.openai_responses.state import without_storage
-
-        return without_storage(inbound_request, strict=strict)
-
-    def _turn(self, inbound_request: InboundRequest, grant: Grant) -> "ConversationTurn":
-        # Imports the codec of the Responses API, whose requests alone use stored responses.
-        from llmproxy_asgi.conversation_state.stateful import ConversationTurn
-
-        return ConversationTurn(self.runtime.responses, grant.owner, inbound_request)
 
     def _context(self, request_id: str = "") -> CallContext:
         number = next(self._calls)

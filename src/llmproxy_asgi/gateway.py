@@ -156,7 +156,8 @@ class Gateway:
             Unavailable: A store cannot be reached; it keeps its records.
         """
         owner = Owner.of(_principal(principal), kind=kind)
-        return await self._shared.forget(owner, background=await self.endpoints.forget(owner))
+        background, responses = await self.endpoints.forget(owner, self._shared.response_records())
+        return await self._shared.forget(owner, background=background, responses=responses)
 
     async def drain(self, window: float | None = None) -> None:
         """Refuse new calls with a 503, wait for open calls, then interrupt the rest with their protocol's error.

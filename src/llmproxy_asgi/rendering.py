@@ -1,17 +1,12 @@
 """Render a call's response as the bytes that its client reads: passed through or translated, stored or not."""
 
-from typing import TYPE_CHECKING
-
 from typing_extensions import override
 
-from llmproxy_asgi.call import Call
+from llmproxy_asgi.call import Call, CallState
 from llmproxy_asgi.conversation import Batch, Ended, Failed
 from llmproxy_asgi.conversation_state.reasoning import withheld_reasoning
 from llmproxy_asgi.errors import GatewayError
 from llmproxy_asgi.translators.base import AnyInbound, InboundRequest, StreamEncoder
-
-if TYPE_CHECKING:
-    from llmproxy_asgi.conversation_state.stateful import ConversationTurn
 
 
 class ResponseStream:
@@ -62,42 +57,42 @@ class ResponseStream:
 
 
 class StoredResponseStream(ResponseStream):
-    """A stream that is stored as it passes, and rewritten to describe the stored response."""
+    """A stream that the call's state stores and rewrites as it passes."""
 
-    __slots__ = ("_turn",)
+    __slots__ = ("_state",)
 
-    def __init__(self, call: Call, inbound: AnyInbound, turn: "ConversationTurn") -> None:
-        super().__init__(call, inbound, turn.request)
-        self._turn = turn
+    def __init__(self, call: Call, inbound: AnyInbound, state: CallState) -> None:
+        super().__init__(call, inbound, state.request)
+        self._state = state
 
     @override
     async def next(self) -> bytes | None:
         data = await super().next()
-        return await self._turn.rewrite(data) if data and self._turn.needs_rewrite(data) else data
+        return await self._state.rewrite(data) if data and self._state.needs_rewrite(data) else data
 
     @override
     async def fail(self, error: GatewayError) -> bytes:
         data = await super().fail(error)
-        return await self._turn.rewrite(data) if data else data
+        return await self._state.rewrite(data) if data else data
 
 
 def open_stream(call: Call, inbound: AnyInbound, inbound_request: InboundRequest) -> ResponseStream:
     """Return the stream of a call's response."""
-    if call.turn is None:
+    if call.state is None:
         return ResponseStream(call, inbound, inbound_request)
-    return StoredResponseStream(call, inbound, call.turn)
+    return StoredResponseStream(call, inbound, call.state)
 
 
 async def render(call: Call, inbound: AnyInbound, inbound_request: InboundRequest) -> bytes:
     """Return a complete response as its client reads it."""
-    response, turn = call.response(), call.turn
+    response, stored = call.response(), call.state
     if isinstance(response, Batch):
         body = response.raw or b""
     else:
-        request = inbound_request if turn is None else turn.request
+        request = inbound_request if stored is None else stored.request
         heavy = request.heavy or call.heavy
         body = await call.worker.run(inbound.encode, response, request) if heavy else inbound.encode(response, request)
-    return body if turn is None else await turn.rewrite_whole(body)
+    return body if stored is None else await stored.rewrite_whole(body)
 
 
 def error_event(inbound: AnyInbound, inbound_request: InboundRequest, error: GatewayError) -> bytes:

@@ -14,9 +14,8 @@ from llmproxy_asgi.access.failed_attempts import FailedAttempts
 from llmproxy_asgi.access.identify import Authenticator, Csrf, Identify
 from llmproxy_asgi.clock import SYSTEM, AlarmClock, Clock
 from llmproxy_asgi.config.schema import Config
-from llmproxy_asgi.conversation_state import reasoning, responses
+from llmproxy_asgi.conversation_state import reasoning
 from llmproxy_asgi.conversation_state.reasoning import ReasoningCache
-from llmproxy_asgi.conversation_state.responses import ResponseStore
 from llmproxy_asgi.execution.admission import AdmissionQueues, CallerQueues
 from llmproxy_asgi.execution.bodies import Bodies
 from llmproxy_asgi.execution.budget import RetryBudgets
@@ -34,7 +33,8 @@ from llmproxy_asgi.providers.registry import provider_class
 from llmproxy_asgi.routing.affinity import Affinities
 from llmproxy_asgi.routing.catalog import Catalog, allow
 from llmproxy_asgi.routing.strategies import Latencies, Strategies
-from llmproxy_asgi.stores.base import RecordStore
+from llmproxy_asgi.stores.base import MIB, RecordStore
+from llmproxy_asgi.stores.base import Bounds as StoreBounds
 from llmproxy_asgi.stores.nothing import NothingStore
 from llmproxy_asgi.stores.open import open_store
 from llmproxy_asgi.telemetry.collector import Names
@@ -45,6 +45,8 @@ from llmproxy_asgi.worker import Worker
 if TYPE_CHECKING:
     from llmproxy_asgi.telemetry.metrics import Metrics
     from llmproxy_asgi.transport import HostTransport
+
+RESPONSE_BOUNDS = StoreBounds(total_bytes=256 * MIB, owner_bytes=64 * MIB, owner_records=20_000)
 
 
 class SharedState:
@@ -98,7 +100,7 @@ class SharedState:
         stores = self._stores.get(address)
         if stores is None:
             stores = self._stores[address] = Stores(
-                responses=open_store(address, kind="responses", bounds=responses.BOUNDS, clock=self.clock),
+                responses=open_store(address, kind="responses", bounds=RESPONSE_BOUNDS, clock=self.clock),
                 reasoning=open_store(address, kind="reasoning", bounds=reasoning.BOUNDS, clock=self.clock),
             )
         return stores
@@ -143,11 +145,16 @@ class SharedState:
             self.metrics.rename(names)
         return self.metrics
 
-    async def forget(self, owner: Owner, *, background: int = 0) -> "Forgotten":
-        """Delete everything that is stored or counted for one owner.
+    def response_records(self) -> list[RecordStore]:
+        """List the stores of responses at all addresses."""
+        return [stores.responses for stores in self._stores.values()]
+
+    async def forget(self, owner: Owner, *, responses: int = 0, background: int = 0) -> "Forgotten":
+        """Delete everything that is stored or counted for one owner, except responses.
 
         Args:
             owner: The owner.
+            responses: The number of stored responses that were deleted before.
             background: The number of running background responses that were cancelled before.
 
         Raises:
@@ -156,7 +163,7 @@ class SharedState:
         stores = tuple(self._stores.values())
         return Forgotten(
             background=background,
-            responses=sum([await ResponseStore(each.responses).forget(owner) for each in stores]),
+            responses=responses,
             reasoning=sum([await each.reasoning.erase(owner) for each in stores]),
             conversations=self.affinities.forget(owner),
             limits=self.admission_queues.callers.forget(owner),
@@ -229,7 +236,7 @@ class Runtime(msgspec.Struct, frozen=True):
     listings: Listings
     counting: Counting
     reasoning: ReasoningCache
-    responses: ResponseStore
+    response_records: RecordStore
     strategies: Strategies
     affinities: Affinities
     observers: Observers
@@ -310,13 +317,7 @@ class Runtime(msgspec.Struct, frozen=True):
                 worker=shared.worker,
             ),
             reasoning=ReasoningCache(stores.reasoning),
-            responses=ResponseStore(
-                stores.responses,
-                clock=shared.clock,
-                largest=config.limits.body,
-                bounds=config.limits.bounds,
-                worker=shared.worker,
-            ),
+            response_records=stores.responses,
             strategies=shared.strategies,
             affinities=shared.affinities,
             observers=shared.observers,

@@ -174,10 +174,8 @@ LATER = {
     "starlette.requests",  # the host's hooks
     "yaml",  # a configuration in a file
     "llmproxy_asgi.access.hooks",  # an `identify` or a `csrf`
-    "llmproxy_asgi.background",  # a call of Responses
     "llmproxy_asgi.config.findings",  # a configuration that is wrong
-    "llmproxy_asgi.conversation_state.stateful",  # a call of Responses
-    "llmproxy_asgi.endpoints.stored",  # a call of Responses
+    "llmproxy_asgi.responses_api",  # a call of Responses
     "llmproxy_asgi.inprocess",  # an SDK's client of `Gateway`
     "llmproxy_asgi.providers.simulated",  # its being configured, as for every provider
     "llmproxy_asgi.telemetry.metrics",  # `endpoints.metrics`
@@ -229,7 +227,7 @@ def test_first_call_waits_for_no_client_where_a_lifespan_has_begun(start: dict[s
     """The beginning of the lifespan brings the HTTP client and the words of the upstream's protocol, and no others."""
     brought = start["started"] & LATER
     assert {"aiohttp", "llmproxy_asgi.transport.aiohttp_channel", "llmproxy_asgi.translators.openai_chat"} <= brought
-    assert not brought & {"llmproxy_asgi.translators.anthropic_messages", "httpx2", "llmproxy_asgi.endpoints.stored"}
+    assert not brought & {"llmproxy_asgi.translators.anthropic_messages", "httpx2", "llmproxy_asgi.responses_api"}
 
 
 def test_import_reads_no_environment(core: dict[str, Any]) -> None:

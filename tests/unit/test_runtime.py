@@ -8,9 +8,10 @@ from typing_extensions import override
 from llmproxy_asgi import ConfigError
 from llmproxy_asgi.clock import Clock
 from llmproxy_asgi.config.schema import Config
-from llmproxy_asgi.conversation_state import reasoning, responses
+from llmproxy_asgi.conversation_state import reasoning
 from llmproxy_asgi.providers.base import Provider
-from llmproxy_asgi.runtime import Runtime, SharedState
+from llmproxy_asgi.responses_api.stateful import response_store
+from llmproxy_asgi.runtime import RESPONSE_BOUNDS, Runtime, SharedState
 from llmproxy_asgi.stores import open as opening
 from llmproxy_asgi.stores.base import Bounds, RecordStore
 from llmproxy_asgi.stores.memory import MemoryStore
@@ -60,12 +61,12 @@ async def test_stores_are_those_of_the_address(monkeypatch: pytest.MonkeyPatch) 
     shared = SharedState(clock=FakeClock())
     one, other = plan(shared), plan(shared)
     assert opened == [
-        ("memory", "responses", responses.BOUNDS, shared.clock),
+        ("memory", "responses", RESPONSE_BOUNDS, shared.clock),
         ("memory", "reasoning", reasoning.BOUNDS, shared.clock),
     ]
-    made = one.responses.begin(ALICE)
-    assert await one.responses.save(ALICE, made)
-    assert await other.responses.find(ALICE, made.id) is not None
+    made = response_store(one).begin(ALICE)
+    assert await response_store(one).save(ALICE, made)
+    assert await response_store(other).find(ALICE, made.id) is not None
     await shared.aclose()
     assert len(closed) == 2
 

@@ -1,5 +1,4 @@
-"""The state of conversations between calls: stored responses, and the reasoning state of tool calls.
+"""The state of conversations between calls: the reasoning state of tool calls, and the issuer that can read it.
 
-Each record belongs to one owner and is found for that owner only. Nothing here knows an endpoint or a store backend,
-and only the codec of its protocol reads the items of a stored response.
+Each record belongs to one owner and is found for that owner only. Nothing here knows an endpoint or a store backend.
 """

@@ -46,7 +46,6 @@ from llmproxy_asgi.conversation import (
     ToolCall,
     ToolResult,
 )
-from llmproxy_asgi.conversation_state import responses
 from llmproxy_asgi.errors import Unavailable
 from llmproxy_asgi.principal import Owner
 from llmproxy_asgi.stores.base import MIB, Bounds, RecordStore
@@ -57,6 +56,8 @@ from llmproxy_asgi.translators.seals import keep
 BOUNDS = Bounds(total_bytes=64 * MIB, owner_bytes=8 * MIB, owner_records=5_000)
 LIFETIME = 3600.0
 """Seconds that an entry is kept after its last use."""
+MESSAGE_LIFETIME = 30 * 24 * 3600.0
+"""Seconds that the state of a message is kept after its last use: as long as a stored response."""
 MAX_CALLS = 500
 """Calls of one request to look up; the newest ones."""
 
@@ -431,7 +432,7 @@ class ReasoningCache:
     """
 
     def __init__(
-        self, store: RecordStore, *, lifetime: float = LIFETIME, message_lifetime: float = responses.LIFETIME
+        self, store: RecordStore, *, lifetime: float = LIFETIME, message_lifetime: float = MESSAGE_LIFETIME
     ) -> None:
         self._store = store
         self._lifetime = lifetime

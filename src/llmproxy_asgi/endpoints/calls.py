@@ -7,20 +7,24 @@ error event.
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Mapping
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from llmproxy_asgi.call import Call
 from llmproxy_asgi.conversation import EMPTY
 from llmproxy_asgi.disconnect import ClientDisconnected
-from llmproxy_asgi.endpoints.connection import DisconnectWatch, HTTPConnection, KeepAlive
 from llmproxy_asgi.endpoints.errors import handle_error, internal_error
 from llmproxy_asgi.endpoints.headers import Headers, attempt_headers, model_headers
 from llmproxy_asgi.engine import AdmittedRequest, Engine
 from llmproxy_asgi.errors import BadRequest, GatewayError
 from llmproxy_asgi.execution.open_calls import shutting_down
 from llmproxy_asgi.facts import CallContext
+from llmproxy_asgi.http_connection import DisconnectWatch, HTTPConnection, KeepAlive
 from llmproxy_asgi.rendering import ResponseStream, error_event, open_stream, render
 from llmproxy_asgi.translators.base import HEAVY_BYTES, AnyInbound, InboundRequest
+
+if TYPE_CHECKING:
+    from llmproxy_asgi.responses_api.endpoints import StoredResponses
+    from llmproxy_asgi.responses_api.turn import ConversationTurn
 
 _JSON = (b"content-type", b"application/json")
 _STRICT = "x-llmproxy-strict"
@@ -28,21 +32,6 @@ _EXPLAIN = "x-llmproxy-explain"
 _FINAL_EVENT_TIMEOUT = 1.0
 """Seconds for the last event of a cancelled stream."""
 _FLAGS = {"1": True, "true": True, "0": False, "false": False}
-
-
-class BackgroundHandler(Protocol):
-    """Serves a request whose response continues without its client."""
-
-    async def __call__(
-        self,
-        connection: HTTPConnection,
-        inbound: AnyInbound,
-        inbound_request: InboundRequest,
-        admitted: AdmittedRequest,
-        *,
-        strict: bool,
-    ) -> None:
-        """Start the response, and respond to the client."""
 
 
 class CallHandler:
@@ -55,12 +44,11 @@ class CallHandler:
         path_parameters: Parameters in the path, where a protocol names the model there.
         key_in_query: Whether `?key=` is a credential.
         counts: Whether to count the request's tokens only.
-        background: Serves background requests.
+        stored: Creates the state of calls, and serves background requests; None: the protocol has none.
     """
 
     __slots__ = (
         "_admitted",
-        "_background",
         "_connection",
         "_context",
         "_counts",
@@ -71,6 +59,7 @@ class CallHandler:
         "_key_in_query",
         "_path_parameters",
         "_shows_reasons",
+        "_stored",
     )
 
     def __init__(
@@ -82,7 +71,7 @@ class CallHandler:
         path_parameters: Mapping[str, str] = EMPTY,
         key_in_query: bool = False,
         counts: bool = False,
-        background: BackgroundHandler | None = None,
+        stored: "StoredResponses | None" = None,
     ) -> None:
         self._engine = engine
         self._connection = connection
@@ -90,7 +79,7 @@ class CallHandler:
         self._path_parameters = path_parameters
         self._key_in_query = key_in_query
         self._counts = counts
-        self._background = background
+        self._stored = stored
         self._context: CallContext | None = None
         self._explains = False
         self._shows_reasons = False
@@ -118,8 +107,8 @@ class CallHandler:
                     self._inbound_request, state = inbound_request, inbound_request.state
                     if self._counts:
                         await self._serve_count()
-                    elif self._background is not None and state is not None and state.background:
-                        await self._background(connection, inbound, inbound_request, admitted, strict=self._strict)
+                    elif self._stored is not None and state is not None and state.background:
+                        await self._stored.begin(connection, inbound, inbound_request, admitted, strict=self._strict)
                     elif inbound_request.stream:
                         await self._serve_stream()
                     else:
@@ -138,10 +127,12 @@ class CallHandler:
         await self._connection.answer(200, [_JSON, *headers], body)
 
     async def _serve_count(self) -> None:
-        admitted, connection = self._admitted, self._connection
+        admitted, connection, inbound_request = self._admitted, self._connection, self._inbound_request
         with self._engine.runtime.open_calls.call():
+            if (turn := self._turn()) is not None:
+                inbound_request = await turn.open(may_pass_on=False)
             counted = await self._engine.count(
-                self._inbound_request,
+                inbound_request,
                 self._inbound,
                 admitted.grant,
                 reservation=admitted.reservation,
@@ -191,9 +182,9 @@ class CallHandler:
             keepalive.cancel()
 
     def _create_call(self) -> Call:
-        admitted, connection = self._admitted, self._connection
+        admitted, connection, turn = self._admitted, self._connection, self._turn()
         call = self._engine.call(
-            self._inbound_request,
+            self._inbound_request if turn is None else turn.request,
             self._inbound,
             admitted.grant,
             reservation=admitted.reservation,
@@ -202,10 +193,22 @@ class CallHandler:
             request_id=connection.request_id,
         )
         runtime = self._engine.runtime
+        if turn is not None:
+            call.attach_state(turn)
         self._context = call.context
         self._explains = runtime.config.endpoints.explain and self._flag(_EXPLAIN)
         self._shows_reasons = self._explains and runtime.admins.names(admitted.grant)
         return call
+
+    def _turn(self) -> "ConversationTurn | None":
+        """Create the stored state of the call; None: it uses none.
+
+        Raises:
+            BadRequest: The request needs storage, and nothing may be stored.
+        """
+        if self._stored is None or self._inbound_request.state is None:
+            return None
+        return self._stored.stateful.turn(self._inbound_request, self._admitted.grant.owner, strict=self._strict)
 
     async def _final_event(self, stream: ResponseStream | None, error: GatewayError) -> bytes:
         """Return the last bytes of a stream that failed here; there is no stream if only keep-alives were sent."""

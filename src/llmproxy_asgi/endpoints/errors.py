@@ -5,10 +5,10 @@ import logging
 from collections.abc import Iterable
 
 from llmproxy_asgi.disconnect import ClientDisconnected
-from llmproxy_asgi.endpoints.connection import HTTPConnection
 from llmproxy_asgi.errors import GatewayError, InternalError
 from llmproxy_asgi.execution.open_calls import SHUTTING_DOWN
 from llmproxy_asgi.facts import Observers
+from llmproxy_asgi.http_connection import HTTPConnection
 from llmproxy_asgi.telemetry.call_recorder import record_refusal
 from llmproxy_asgi.translators.base import AnyInbound
 

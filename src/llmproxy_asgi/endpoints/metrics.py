@@ -1,7 +1,7 @@
 """`GET /metrics`: metrics for Prometheus. Off by default, and for administrators only."""
 
-from llmproxy_asgi.endpoints.connection import HTTPConnection
 from llmproxy_asgi.engine import Engine
+from llmproxy_asgi.http_connection import HTTPConnection
 
 PATH = "/metrics"
 

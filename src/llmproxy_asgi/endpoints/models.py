@@ -1,8 +1,8 @@
 """The list of models that a principal may use, in the format of the client's protocol."""
 
-from llmproxy_asgi.endpoints.connection import HTTPConnection
 from llmproxy_asgi.engine import Engine
 from llmproxy_asgi.errors import NotFound
+from llmproxy_asgi.http_connection import HTTPConnection
 from llmproxy_asgi.translators.base import AnyInbound
 
 _JSON = (b"content-type", b"application/json")

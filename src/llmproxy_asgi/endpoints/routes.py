@@ -1,13 +1,12 @@
 """Route paths to endpoints. Only the path below the mount decides: no host name, no rebuilt URL, no header."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import parse_qs
 
 from starlette.types import Receive, Scope, Send
 
 from llmproxy_asgi.endpoints.calls import CallHandler
-from llmproxy_asgi.endpoints.connection import HTTPConnection
 from llmproxy_asgi.endpoints.errors import handle_error
 from llmproxy_asgi.endpoints.metrics import PATH as METRICS
 from llmproxy_asgi.endpoints.metrics import serve_metrics
@@ -17,12 +16,14 @@ from llmproxy_asgi.endpoints.status import health, ready
 from llmproxy_asgi.endpoints.ui import serve_page
 from llmproxy_asgi.engine import Engine
 from llmproxy_asgi.errors import MethodNotAllowed, NotFound
+from llmproxy_asgi.http_connection import HTTPConnection
 from llmproxy_asgi.principal import Owner
+from llmproxy_asgi.stores.base import RecordStore
 from llmproxy_asgi.translators.base import AnyInbound
 from llmproxy_asgi.translators.registry import translator
 
 if TYPE_CHECKING:
-    from llmproxy_asgi.endpoints.stored import StoredResponses
+    from llmproxy_asgi.responses_api.endpoints import StoredResponses
 
 CHAT = "openai-chat"
 COMPLETIONS = "openai-completions"
@@ -83,14 +84,14 @@ class Endpoints:
     def stored(self) -> "StoredResponses":
         """The endpoints of stored and background responses; created with the first call of the Responses API."""
         if self._stored is None:
-            from llmproxy_asgi.endpoints.stored import StoredResponses
+            from llmproxy_asgi.responses_api.endpoints import StoredResponses
 
             self._stored = StoredResponses(self.engine)
         return self._stored
 
-    async def forget(self, owner: Owner) -> int:
-        """Cancel the background responses of an owner; return how many were in progress."""
-        return 0 if self._stored is None else await self._stored.forget(owner)
+    async def forget(self, owner: Owner, records: Sequence[RecordStore]) -> tuple[int, int]:
+        """Delete the responses of an owner; see `StoredResponses.forget`."""
+        return await self.stored.forget(owner, records)
 
     async def aclose(self) -> None:
         """End all background responses."""
@@ -106,13 +107,14 @@ class Endpoints:
             path = canonical_path(path)
         protocol = CALLS.get(path)
         if protocol is not None and scope["method"] == "POST":
-            background = self.stored.begin if protocol == RESPONSES else None
-            inbound = translator(protocol).inbound
-            await CallHandler(self.engine, connection, inbound, background=background).serve()
+            inbound, stored = translator(protocol).inbound, self.stored if protocol == RESPONSES else None
+            await CallHandler(self.engine, connection, inbound, stored=stored).serve()
         elif scope["method"] == "POST" and path in COUNTS:
             protocol, parameters = COUNTS[path]
-            inbound = translator(protocol).inbound
-            handler = CallHandler(self.engine, connection, inbound, path_parameters=parameters, counts=True)
+            inbound, stored = translator(protocol).inbound, self.stored if protocol == RESPONSES else None
+            handler = CallHandler(
+                self.engine, connection, inbound, path_parameters=parameters, counts=True, stored=stored
+            )
             await handler.serve()
         elif scope["method"] == "POST" and (operation := model_in(path)) is not None:
             method = operation["method"]

@@ -6,8 +6,8 @@ usable upstream are listed for administrators only.
 
 import msgspec
 
-from llmproxy_asgi.endpoints.connection import HTTPConnection
 from llmproxy_asgi.engine import Engine
+from llmproxy_asgi.http_connection import HTTPConnection
 
 _JSON = (b"content-type", b"application/json")
 _CREDENTIALS = frozenset({b"authorization", b"x-api-key", b"x-goog-api-key", b"cookie"})

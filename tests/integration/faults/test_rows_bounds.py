@@ -278,7 +278,7 @@ async def test_what_unfolds_is_refused_before_the_rest_is_read(monkeypatch: pyte
     """A chain that is too long costs the reading of a few turns, not of all."""
     app = proxy(body="64KiB", messages=10)
     caller = Caller(app)
-    responses = app.gateway._engine.runtime.responses
+    responses = app.gateway.endpoints.stored.stateful.responses
     last = None
     for _ in range(5):
         last = await stored(caller, input="hi", **({"previous_response_id": last} if last else {}))

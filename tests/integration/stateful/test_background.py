@@ -12,11 +12,11 @@ import pytest
 from typing_extensions import override
 
 from llmproxy_asgi import Gateway, LLMProxy
-from llmproxy_asgi.background import MAX_RUNS_PER_OWNER, Background, Run
-from llmproxy_asgi.conversation_state.stateful import ConversationTurn
 from llmproxy_asgi.errors import Unavailable
 from llmproxy_asgi.facts import CallFinished, CallStarted
 from llmproxy_asgi.principal import SCOPE_KEY, Owner, Principal
+from llmproxy_asgi.responses_api.background import MAX_RUNS_PER_OWNER, Background, Run
+from llmproxy_asgi.responses_api.turn import ConversationTurn
 from llmproxy_asgi.stores.memory import MemoryStore
 from llmproxy_asgi.testing import Hold, Scenario, Upstream, error_answer
 from llmproxy_asgi.translators.registry import translator
@@ -315,7 +315,7 @@ async def test_runs_are_bounded(upstream: Upstream) -> None:
 @pytest.mark.anyio
 async def test_a_long_answer_forgets_its_first_events(upstream: Upstream, monkeypatch: pytest.MonkeyPatch) -> None:
     """Hold events up to a bound; refuse a request for earlier ones, and still return the answer."""
-    monkeypatch.setattr("llmproxy_asgi.background.Run.max_bytes", 6_000)
+    monkeypatch.setattr("llmproxy_asgi.responses_api.background.Run.max_bytes", 6_000)
     reply = Reply(texts=tuple(f"word{number} " for number in range(60)))
     upstream.default = sse(reply.frames(CHAT))
     gateway = gateway_of(upstream)
@@ -434,7 +434,7 @@ class Waiting(MemoryStore):
 async def test_who_cancels_twice_at_once_cancels_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """A second close does not interrupt the records that the first one still writes, whatever else waits for it."""
     async with Gateway({"providers": {"simulated": {}}}) as gateway:
-        monkeypatch.setattr(gateway._engine.runtime.responses, "_store", Waiting())
+        monkeypatch.setattr(gateway.endpoints.stored.stateful.responses, "_store", Waiting())
         background, run = background_of(gateway), await begun(gateway, "stall")
         await run.read(after=1).next()
         asked = [asyncio.create_task(background.cancel(run.owner, run.id)) for _ in range(2)]
@@ -469,7 +469,7 @@ async def test_what_is_cancelled_before_it_is_stored_was_cancelled(monkeypatch: 
     """An answer that was whole but is not kept is no answer: nothing stays at work for ever."""
     async with Gateway({"providers": {"simulated": {}}}) as gateway:
         store = Stuck()
-        monkeypatch.setattr(gateway._engine.runtime.responses, "_store", store)
+        monkeypatch.setattr(gateway.endpoints.stored.stateful.responses, "_store", store)
         run = await begun(gateway, "echo")
         await store.asked.wait()
         assert await background_of(gateway).cancel(run.owner, run.id)

@@ -30,7 +30,6 @@ from llmproxy_asgi.conversation import (
     ToolCall,
     ToolResult,
 )
-from llmproxy_asgi.conversation_state import responses as stored_responses
 from llmproxy_asgi.conversation_state.reasoning import (
     LIFETIME,
     MAX_CALLS,
@@ -45,6 +44,7 @@ from llmproxy_asgi.conversation_state.reasoning import (
 )
 from llmproxy_asgi.errors import Unavailable, UpstreamFailed
 from llmproxy_asgi.principal import Owner
+from llmproxy_asgi.responses_api import store as stored_responses
 from llmproxy_asgi.stores.base import Bounds
 from llmproxy_asgi.stores.memory import MemoryStore
 from llmproxy_asgi.translators.assemble import unfold

@@ -7,9 +7,9 @@ the same credentials.
 from functools import cache
 from importlib.resources import files
 
-from llmproxy_asgi.endpoints.connection import HTTPConnection
 from llmproxy_asgi.engine import Engine
 from llmproxy_asgi.errors import NotFound
+from llmproxy_asgi.http_connection import HTTPConnection
 
 PAGE = {
     "/ui/": ("index.html", b"text/html; charset=utf-8"),

@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmproxy_asgi.conversation_state.responses import (
+from llmproxy_asgi.errors import BadRequest, CallerError, InternalError, NotFound
+from llmproxy_asgi.principal import Owner
+from llmproxy_asgi.responses_api.store import (
     LIFETIME,
     NO_RESPONSE,
     Item,
@@ -19,8 +21,6 @@ from llmproxy_asgi.conversation_state.responses import (
     WireEvent,
     new_id,
 )
-from llmproxy_asgi.errors import BadRequest, CallerError, InternalError, NotFound
-from llmproxy_asgi.principal import Owner
 from llmproxy_asgi.stores.base import Bounds
 from llmproxy_asgi.stores.memory import MemoryStore
 from llmproxy_asgi.wire.json_body import Bounds as RequestBounds

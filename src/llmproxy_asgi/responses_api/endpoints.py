@@ -7,14 +7,22 @@ from collections.abc import Sequence
 from typing import Literal
 from urllib.parse import parse_qs
 
-from llmproxy_asgi.background import Background, Reader
-from llmproxy_asgi.conversation_state.responses import StoredResponse, WireEvent
-from llmproxy_asgi.endpoints.connection import DisconnectWatch, HTTPConnection, KeepAlive
 from llmproxy_asgi.engine import AdmittedRequest, Engine
 from llmproxy_asgi.errors import BadRequest, GatewayError, MethodNotAllowed, NotFound
+from llmproxy_asgi.http_connection import DisconnectWatch, HTTPConnection, KeepAlive
 from llmproxy_asgi.principal import Owner
+from llmproxy_asgi.responses_api.background import Background, Reader
+from llmproxy_asgi.responses_api.items import (
+    encode_deleted,
+    encode_error_event,
+    encode_input_item,
+    encode_page,
+    encode_stored,
+)
+from llmproxy_asgi.responses_api.stateful import StatefulResponses
+from llmproxy_asgi.responses_api.store import ResponseStore, StoredResponse, WireEvent
+from llmproxy_asgi.stores.base import RecordStore
 from llmproxy_asgi.translators.base import AnyInbound, InboundRequest
-from llmproxy_asgi.translators.openai_responses import state
 from llmproxy_asgi.translators.openai_responses.mappings import PROTOCOL, STATE
 from llmproxy_asgi.translators.registry import translator
 from llmproxy_asgi.wire import sse
@@ -30,19 +38,32 @@ class StoredResponses:
 
     Args:
         engine: Creates calls.
+
+    Attributes:
+        stateful: Creates turns on stored responses.
     """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._background = Background(engine)
+        self.stateful = StatefulResponses(engine)
+        self._background = Background(engine, self.stateful)
 
     async def aclose(self) -> None:
         """End all background responses."""
         await self._background.aclose()
 
-    async def forget(self, owner: Owner) -> int:
-        """Cancel the background responses of an owner; return how many were in progress."""
-        return await self._background.forget(owner)
+    async def forget(self, owner: Owner, records: Sequence[RecordStore]) -> tuple[int, int]:
+        """Cancel the background responses of an owner, and delete all stored ones.
+
+        Args:
+            owner: The owner.
+            records: All stores that may have responses.
+
+        Returns:
+            How many background responses were in progress, and how many responses were stored.
+        """
+        background = await self._background.forget(owner)
+        return background, sum([await ResponseStore(each).forget(owner) for each in records])
 
     async def begin(
         self,
@@ -118,7 +139,7 @@ class StoredResponses:
             await self._stream(connection, reader)
 
     async def _stored_events(self, owner: Owner, response_id: str, *, after: int) -> "_StoredReader":
-        events = await self._engine.runtime.responses.events(owner, response_id, after=after)
+        events = await self.stateful.responses.events(owner, response_id, after=after)
         if events is None:
             raise BadRequest(
                 "stream: the events of this response are not kept; those of background responses are, if they are not "
@@ -129,9 +150,9 @@ class StoredResponses:
 
     async def _delete(self, connection: HTTPConnection, owner: Owner, response_id: str) -> None:
         await self._background.cancel(owner, response_id)
-        if not await self._engine.runtime.responses.delete(owner, response_id):
+        if not await self.stateful.responses.delete(owner, response_id):
             raise _not_found(response_id)
-        await connection.answer(200, [_JSON], state.encode_deleted(response_id))
+        await connection.answer(200, [_JSON], encode_deleted(response_id))
 
     async def _cancel(self, connection: HTTPConnection, owner: Owner, response_id: str) -> None:
         record = await self._find(owner, response_id)
@@ -149,19 +170,17 @@ class StoredResponses:
         limit = query.number("limit", low=1, high=_MAX_ITEMS) or _DEFAULT_ITEMS
         order: Literal["asc", "desc"] = "asc" if query.word("order", ("asc", "desc")) == "asc" else "desc"
         after = query.text("after")
-        page = await self._engine.runtime.responses.input_items(
-            owner, response_id, after=after, limit=limit, order=order
-        )
+        page = await self.stateful.responses.input_items(owner, response_id, after=after, limit=limit, order=order)
         if page is None:
             raise _not_found(response_id)
         with_state = STATE in query.values("include")
-        items = [state.encode_input_item(each.id, each.item, with_state=with_state) for each in page.items]
+        items = [encode_input_item(each.id, each.item, with_state=with_state) for each in page.items]
         first, last = (page.items[0].id, page.items[-1].id) if page.items else (None, None)
-        body = state.encode_page(items, first=first, last=last, has_more=page.has_more)
+        body = encode_page(items, first=first, last=last, has_more=page.has_more)
         await connection.answer(200, [_JSON], body)
 
     async def _find(self, owner: Owner, response_id: str) -> StoredResponse:
-        record = await self._engine.runtime.responses.find(owner, response_id)
+        record = await self.stateful.responses.find(owner, response_id)
         if record is None:
             raise _not_found(response_id)
         return record
@@ -178,7 +197,7 @@ class StoredResponses:
                 while (events := await reader.next()) is not None:
                     await keepalive.write(b"".join(sse.encode(bytes(each.data), event=each.name) for each in events))
             except GatewayError as error:  # the reader is too slow; the response itself continues
-                await keepalive.write(state.encode_error_event(error))
+                await keepalive.write(encode_error_event(error))
             await keepalive.end()
         finally:
             keepalive.cancel()
@@ -240,7 +259,7 @@ class _Query:
 
 def _encode(record: StoredResponse, *, with_state: bool) -> bytes:
     output = [each.item for each in record.output or ()]
-    return state.encode_stored(record.response, output, with_state=with_state)
+    return encode_stored(record.response, output, with_state=with_state)
 
 
 def _not_found(response_id: str) -> NotFound:

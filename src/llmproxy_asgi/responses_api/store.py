@@ -17,16 +17,15 @@ from typing import Literal, TypeAlias, TypeVar
 import msgspec
 
 from llmproxy_asgi.clock import SYSTEM, Clock
+from llmproxy_asgi.conversation_state.reasoning import MESSAGE_LIFETIME
 from llmproxy_asgi.errors import BadRequest, BodyTooLarge, InternalError, NotFound
 from llmproxy_asgi.principal import Owner
 from llmproxy_asgi.stores.base import MIB, RecordStore
-from llmproxy_asgi.stores.base import Bounds as StoreBounds
 from llmproxy_asgi.wire.json_body import DEFAULT_BOUNDS, Bounds
 from llmproxy_asgi.worker import Worker
 
-BOUNDS = StoreBounds(total_bytes=256 * MIB, owner_bytes=64 * MIB, owner_records=20_000)
-LIFETIME = 30 * 24 * 3600.0
-"""Seconds that a response is stored."""
+LIFETIME = MESSAGE_LIFETIME
+"""Seconds that a response is stored: as long as the state of its messages."""
 MAX_RESPONSES = 1_000
 """Responses in one conversation at most."""
 LARGEST = 32 * MIB

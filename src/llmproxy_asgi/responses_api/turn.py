@@ -15,7 +15,19 @@ from typing import ParamSpec, TypeVar
 
 import msgspec
 
-from llmproxy_asgi.conversation_state.responses import (
+from llmproxy_asgi.errors import GatewayError, NotFound, Unavailable
+from llmproxy_asgi.principal import Owner
+from llmproxy_asgi.responses_api.items import assign_ids, encode_without_output
+from llmproxy_asgi.responses_api.requests import (
+    expand_request,
+    has_references,
+    input_items,
+    references,
+    requires_storage,
+    resolve_references,
+)
+from llmproxy_asgi.responses_api.rewriter import ResponseRewriter, status_of
+from llmproxy_asgi.responses_api.store import (
     Item,
     ResponseStore,
     Status,
@@ -23,10 +35,7 @@ from llmproxy_asgi.conversation_state.responses import (
     check_unfolded,
     new_id,
 )
-from llmproxy_asgi.errors import GatewayError, NotFound, Unavailable
-from llmproxy_asgi.principal import Owner
 from llmproxy_asgi.translators.base import HEAVY_BYTES, InboundRequest, State
-from llmproxy_asgi.translators.openai_responses import state
 
 _log = logging.getLogger("llmproxy_asgi.conversation_state")
 _P = ParamSpec("_P")
@@ -70,14 +79,14 @@ class ConversationTurn:
         self._owner = owner
         self._input_items: list[msgspec.Raw] | None = None
         self._record: StoredResponse | None = None
-        self._rewriter: state.ResponseRewriter | None = None
+        self._rewriter: ResponseRewriter | None = None
         self._saved = False
         self._heavy = inbound_request.heavy
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """A warning if the caller asked to store the response and it is not stored."""
-        return ("dropped:store",) if state.requires_storage(self.request) and not self._state.store else ()
+        return ("dropped:store",) if requires_storage(self.request) and not self._state.store else ()
 
     async def open(self, *, may_pass_on: bool) -> InboundRequest:
         """Return the request with the whole conversation that it continues.
@@ -101,10 +110,10 @@ class ConversationTurn:
                     raise
                 self.passes_on = True
         own: list[msgspec.Raw] | None = None
-        if state.has_references(self.request):
-            own = await self._run(state.input_items, self.request)
-            known = await self._responses.items(self._owner, await self._run(state.references, own))
-            own = self._input_items = await self._run(state.resolve_references, own, known) if known else own
+        if has_references(self.request):
+            own = await self._run(input_items, self.request)
+            known = await self._responses.items(self._owner, await self._run(references, own))
+            own = self._input_items = await self._run(resolve_references, own, known) if known else own
         if before or own is not None:
             size = sum(len(memoryview(each)) for each in (*before, *(own or ())))
             self._heavy = self._heavy or size > HEAVY_BYTES
@@ -112,7 +121,7 @@ class ConversationTurn:
             # References to one stored item, repeated, could unfold to any size.
             check_unfolded(len(before) + len(own or ()), size, responses.bounds, responses.largest, param=param)
         return await self._run(
-            state.expand_request,
+            expand_request,
             self.request,
             before,
             own,
@@ -133,7 +142,7 @@ class ConversationTurn:
             passed_through: Whether it passes through in the caller's protocol.
         """
         self._rewriter = (
-            state.ResponseRewriter(self.request, passed_through=passed_through)
+            ResponseRewriter(self.request, passed_through=passed_through)
             if passed_through or self._state.store
             else None
         )
@@ -142,7 +151,7 @@ class ConversationTurn:
 
     def needs_rewrite(self, data: bytes) -> bool:
         """Whether this part of a stream (whole events) must go through `rewrite`: rarely. Runs once per read."""
-        return self._rewriter is not None and self._rewriter.concerns(data)
+        return self._rewriter is not None and self._rewriter.needs_rewrite(data)
 
     async def rewrite(self, data: bytes) -> bytes:
         """Return this part of a stream (whole events) as the caller reads it."""
@@ -181,7 +190,7 @@ class ConversationTurn:
         except Unavailable:
             return False  # then it will not be stored either
 
-    async def _store(self, rewriter: state.ResponseRewriter) -> None:
+    async def _store(self, rewriter: ResponseRewriter) -> None:
         final = rewriter.final
         if final is None or self._saved or not self._state.store or rewriter.id is None:
             return
@@ -191,7 +200,7 @@ class ConversationTurn:
             record = await self._run(self._new_record, rewriter.id, "completed")
         if not rewriter.hides:
             record = msgspec.structs.replace(record, shows_state=True)
-        await self._save(record.ended(state.status_of(final.status), output, response=final.response))
+        await self._save(record.ended(status_of(final.status), output, response=final.response))
         self._saved = True  # not before: a cancelled save stores nothing
 
     # ── in the background ───────────────────────────────────────────────────────────────────────────────────────────
@@ -244,18 +253,16 @@ class ConversationTurn:
     def _without_output(self, status: Status, error: GatewayError | None = None) -> bytes:
         assert self._record is not None, "stored by `enqueue`"
         created_at: datetime = self._record.created_at
-        return state.encode_without_output(
-            self.request, status, answer=self._record.id, created_at=created_at, error=error
-        )
+        return encode_without_output(self.request, status, answer=self._record.id, created_at=created_at, error=error)
 
     def _new_record(self, response_id: str, status: Status) -> StoredResponse:
-        own = self._input_items if self._input_items is not None else state.input_items(self.request)
+        own = self._input_items if self._input_items is not None else input_items(self.request)
         return self._responses.begin(
             self._owner,
             response_id=response_id,
             status=status,
             previous_id=self._state.previous_id,
-            input_items=[Item(id=item_id, item=item) for item_id, item in state.assign_ids(own, response_id)],
+            input_items=[Item(id=item_id, item=item) for item_id, item in assign_ids(own, response_id)],
             background=self._state.background,
             shows_state=self._state.shows_state,
         )

@@ -20,8 +20,6 @@ import msgspec
 from llmproxy_asgi.access.keys import Grant
 from llmproxy_asgi.call import Call
 from llmproxy_asgi.conversation import EMPTY
-from llmproxy_asgi.conversation_state.responses import ResponseStore, Status, WireEvent
-from llmproxy_asgi.conversation_state.stateful import ConversationTurn
 from llmproxy_asgi.engine import Engine
 from llmproxy_asgi.errors import (
     BadRequest,
@@ -35,9 +33,12 @@ from llmproxy_asgi.errors import (
 from llmproxy_asgi.execution.reservation import Reservation
 from llmproxy_asgi.principal import Owner
 from llmproxy_asgi.rendering import open_stream
+from llmproxy_asgi.responses_api.items import event_type, lifecycle_event, with_sequence_number
+from llmproxy_asgi.responses_api.stateful import StatefulResponses
+from llmproxy_asgi.responses_api.store import ResponseStore, Status, WireEvent
+from llmproxy_asgi.responses_api.turn import ConversationTurn
 from llmproxy_asgi.stores.base import MIB
 from llmproxy_asgi.translators.base import AnyInbound, Headers, InboundRequest
-from llmproxy_asgi.translators.openai_responses import state
 from llmproxy_asgi.wire import sse
 
 MAX_RUNS = 64
@@ -103,7 +104,7 @@ class Run:
     def add(self, name: str, data: bytes) -> None:
         """Add an event; it is numbered here."""
         number = self._first + len(self._events)
-        numbered = state.with_sequence_number(data, number)
+        numbered = with_sequence_number(data, number)
         self._events.append(WireEvent(number=number, name=name, data=msgspec.Raw(numbered)))
         self._size += len(numbered)
         if self._size > self.max_bytes:
@@ -177,12 +178,21 @@ class Background:
 
     Args:
         engine: Creates their calls.
+        stateful: Creates their turns.
         max_runs: Concurrent runs.
         max_per_owner: Concurrent runs of one owner.
     """
 
-    def __init__(self, engine: Engine, *, max_runs: int = MAX_RUNS, max_per_owner: int = MAX_RUNS_PER_OWNER) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        stateful: StatefulResponses,
+        *,
+        max_runs: int = MAX_RUNS,
+        max_per_owner: int = MAX_RUNS_PER_OWNER,
+    ) -> None:
         self._engine = engine
+        self._stateful = stateful
         self._max_runs = max_runs
         self._max_per_owner = max_per_owner
         self._runs: dict[tuple[Owner, str], Run] = {}
@@ -211,30 +221,29 @@ class Background:
         call: Call | None = None
         try:
             with self._engine.runtime.open_calls.call():
+                turn = self._stateful.turn(inbound_request, owner, strict=strict)
                 call = self._engine.call(
-                    inbound_request,
+                    turn.request,
                     inbound,
                     grant,
                     reservation=reservation,
                     headers=headers,
                     strict=strict,
                     request_id=request_id,
-                )
-                turn = call.turn
-                assert turn is not None, "background responses are stored"
+                ).attach_state(turn)
                 await call.prepare()
                 await call.check()
                 await call.admit()
                 response = await turn.enqueue()
-            run = self._runs[owner, turn.id] = Run(turn, owner, call.responses)
+            run = self._runs[owner, turn.id] = Run(turn, owner, self._stateful.responses)
         except BaseException:
             if call is not None:
                 call.release()
             raise
         finally:
             self._starting.remove(owner)
-        run.add("response.created", state.lifecycle_event("response.created", response, 0))
-        run.add("response.queued", state.lifecycle_event("response.queued", response, 0))
+        run.add("response.created", lifecycle_event("response.created", response, 0))
+        run.add("response.queued", lifecycle_event("response.queued", response, 0))
         run.task = asyncio.create_task(self._serve(run, call, inbound), name=f"background response {turn.id}")
         # Cancelled before its first step, it never enters the call.
         run.task.add_done_callback(lambda _: call.release())
@@ -345,7 +354,7 @@ class Background:
             stream = open_stream(call, inbound, turn.request)
             while (data := await stream.next()) is not None:
                 for frame in sse.decode(data):
-                    kind = state.event_type(frame)
+                    kind = event_type(frame)
                     if kind not in _REPLACED:
                         run.add(kind, frame.data)
                 run.publish()
@@ -356,7 +365,7 @@ class Background:
             return
         response = await run.turn.abort(status, error)
         kind = "response.failed" if status == "failed" else "response.incomplete"
-        run.add(kind, state.lifecycle_event(kind, response, 0))
+        run.add(kind, lifecycle_event(kind, response, 0))
 
     async def _close(self, run: Run) -> None:
         """Store the events of an ended run; from now on they are read from the store."""

@@ -12,12 +12,12 @@ import pytest
 from starlette.types import Message, Scope
 
 from llmproxy_asgi import LLMProxy
+from llmproxy_asgi import http_connection as connections
 from llmproxy_asgi.disconnect import ClientDisconnected
-from llmproxy_asgi.endpoints import connection as connections
-from llmproxy_asgi.endpoints.connection import DisconnectWatch, HTTPConnection, KeepAlive
 from llmproxy_asgi.errors import BodyTimeout
 from llmproxy_asgi.execution.bodies import Bodies
 from llmproxy_asgi.facts import CallFinished
+from llmproxy_asgi.http_connection import DisconnectWatch, HTTPConnection, KeepAlive
 from support.telemetry import RecordingObserver
 
 pytestmark = pytest.mark.anyio

@@ -6,8 +6,10 @@ import msgspec
 import pytest
 
 from llmproxy_asgi.errors import BadRequest
+from llmproxy_asgi.responses_api.items import assign_ids, encode_input_item, encode_stored, encode_without_output
+from llmproxy_asgi.responses_api.requests import expand_request
+from llmproxy_asgi.responses_api.rewriter import ResponseRewriter
 from llmproxy_asgi.translators.base import InboundRequest, State
-from llmproxy_asgi.translators.openai_responses import state
 from support.wires.openai_responses import COMPLETED, CREATED, INBOUND, NOW, body, event, inbound_request
 
 BLOB = "reasoning.encrypted_content"
@@ -61,7 +63,7 @@ def test_a_conversation_is_put_before_the_input() -> None:
     """The earlier items are put first as bytes; the storage fields are removed."""
     before = [msgspec.Raw(b'{"role":  "user", "content": "a"}')]
     asked = inbound_request(input="b", previous_response_id="resp_1", store=True, background=True)
-    whole = state.expand_request(asked, before)
+    whole = expand_request(asked, before)
     assert whole.raw.keys() == {"model", "input", "stream"}
     given = bytes(whole.raw["input"])
     assert given.startswith(b'[{"role":  "user", "content": "a"},')
@@ -70,7 +72,7 @@ def test_a_conversation_is_put_before_the_input() -> None:
     ]
     assert whole.stream
     untouched = inbound_request(input="b", store=False)
-    assert state.expand_request(untouched).raw == untouched.raw
+    assert expand_request(untouched).raw == untouched.raw
 
 
 def test_every_item_has_an_id_of_its_own() -> None:
@@ -82,11 +84,11 @@ def test_every_item_has_an_id_of_its_own() -> None:
         raw({"type": "reasoning"}),
         raw(1),
     ]
-    ids = [found for found, _ in state.assign_ids(items, "resp_1")]
+    ids = [found for found, _ in assign_ids(items, "resp_1")]
     assert ids[1] == "m"
     assert len(set(ids)) == len(items)
     assert [found.partition("_")[0] for found in ids] == ["msg", "m", "msg", "rs", "msg"]
-    assert ids == [found for found, _ in state.assign_ids(items, "resp_1")]
+    assert ids == [found for found, _ in assign_ids(items, "resp_1")]
 
 
 @pytest.mark.parametrize(
@@ -118,12 +120,12 @@ def test_every_item_has_an_id_of_its_own() -> None:
 )
 def test_items_are_listed_in_full(item: dict[str, Any], expected: dict[str, Any]) -> None:
     """A listed item has an id and a type, and texts as parts, without state that was not requested."""
-    assert msgspec.json.decode(state.encode_input_item("i", raw(item), with_state=False)) == expected
+    assert msgspec.json.decode(encode_input_item("i", raw(item), with_state=False)) == expected
 
 
 def test_deltas_pass_as_they_are() -> None:
     """The very object: nothing in them is looked at, whatever their text says."""
-    telling = state.ResponseRewriter(inbound_request(), passed_through=True)
+    telling = ResponseRewriter(inbound_request(), passed_through=True)
     delta = event("response.output_text.delta", delta='"response": "encrypted_content"')
     assert telling.feed(delta) is delta
 
@@ -131,7 +133,7 @@ def test_deltas_pass_as_they_are() -> None:
 def test_an_answers_life_is_told_as_it_is() -> None:
     """What the upstream says of keeping is replaced by what is true; the rest of its words stay."""
     asked = inbound_request(previous_response_id="resp_0")
-    telling = state.ResponseRewriter(asked, passed_through=True)
+    telling = ResponseRewriter(asked, passed_through=True)
     assert telling.first_id(event("response.output_text.delta", delta="x")) is None
     assert telling.first_id(CREATED) == "resp_1"
     telling.id = "resp_other"
@@ -146,20 +148,20 @@ def test_an_answers_life_is_told_as_it_is() -> None:
 @pytest.mark.parametrize("found", ["chat-1", "resp_", "resp_a/b", "resp_" + "x" * 200, 7, None])
 def test_an_id_that_will_not_do_is_none(found: object) -> None:
     """It could not be asked for."""
-    telling = state.ResponseRewriter(inbound_request(), passed_through=True)
+    telling = ResponseRewriter(inbound_request(), passed_through=True)
     assert telling.first_id(event("response.created", response={"id": found})) == ""
 
 
 def test_what_cannot_be_read_passes() -> None:
     """Unknown frames pass unchanged."""
-    telling = state.ResponseRewriter(inbound_request(), passed_through=True)
+    telling = ResponseRewriter(inbound_request(), passed_through=True)
     for data in (b'data: {"response": \n\n', b'data: "response"\n\n', b'event: x\ndata: ["response"]\n\n'):
         assert telling.feed(data) == data
 
 
 def test_a_failed_answer_holds_nothing_to_go_on_from() -> None:
     """The output so far is encoded again, without state."""
-    telling = state.ResponseRewriter(inbound_request(), passed_through=True)
+    telling = ResponseRewriter(inbound_request(), passed_through=True)
     telling.id = "resp_1"
     thought = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "x"}
     failed = {"id": "resp_1", "status": "failed", "output": [thought]}
@@ -167,7 +169,7 @@ def test_a_failed_answer_holds_nothing_to_go_on_from() -> None:
     assert "encrypted_content" not in shown["output"][0]
     assert telling.final is not None
     assert (telling.final.status, telling.final.output) == ("failed", None)
-    again = msgspec.json.decode(state.encode_stored(msgspec.Raw(telling.final.response), (), with_state=False))
+    again = msgspec.json.decode(encode_stored(msgspec.Raw(telling.final.response), (), with_state=False))
     assert again["output"] == shown["output"]
 
 
@@ -177,9 +179,7 @@ def test_state_that_nobody_keeps_is_the_callers(*, stream: bool) -> None:
     thought = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "x"}
     answer = {"id": "resp_2", "status": "completed", "output": [thought]}
     for kept in (False, True):
-        telling = state.ResponseRewriter(
-            inbound_request(previous_response_id="resp_1", store=kept), passed_through=True
-        )
+        telling = ResponseRewriter(inbound_request(previous_response_id="resp_1", store=kept), passed_through=True)
         if stream:
             done = telling.feed(event("response.output_item.done", output_index=0, item=thought))
             shown = telling.feed(event("response.completed", response=answer))
@@ -193,5 +193,5 @@ def test_only_what_is_kept_says_so() -> None:
     """An answer that is written by us repeats what its caller said, and says that it is kept where it is."""
     for fields, expected in (({}, True), ({"store": False}, False)):
         known: InboundRequest = inbound_request(stream=True, **fields)
-        written = state.encode_without_output(known, "queued", answer="resp_1", created_at=NOW)
+        written = encode_without_output(known, "queued", answer="resp_1", created_at=NOW)
         assert msgspec.json.decode(written)["store"] is expected
