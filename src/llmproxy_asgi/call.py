@@ -45,8 +45,8 @@ from llmproxy_asgi.execution.tokens import estimate_tokens
 from llmproxy_asgi.facts import CallContext
 from llmproxy_asgi.principal import Owner
 from llmproxy_asgi.providers.target import Target
-from llmproxy_asgi.routing.affinity import Conversation, Place, conversation_in, conversation_of
-from llmproxy_asgi.routing.catalog import Choice
+from llmproxy_asgi.routing.affinity import Affinity, ConversationKey, conversation_in, conversation_of
+from llmproxy_asgi.routing.catalog import ResolvedModel
 from llmproxy_asgi.runtime import Runtime
 from llmproxy_asgi.telemetry.call_recorder import Caller, CallRecorder
 from llmproxy_asgi.translators.base import Headers, InboundRequest, Upstream, UpstreamRequest
@@ -172,7 +172,7 @@ class Call:
     def __init__(
         self,
         runtime: Runtime,
-        choice: Choice,
+        choice: ResolvedModel,
         job: Job,
         owner: Owner,
         *,
@@ -307,7 +307,7 @@ class Call:
         except BadRequest:
             return job  # a target that takes the bytes unchanged may still serve it
         cached = await self._runtime.reasoning.find(self._owner, keys) if keys else NO_REASONING
-        if isinstance(request, Request) and self._choice.several:
+        if isinstance(request, Request) and self._choice.has_alternatives:
             self._pin = pin(request, cached)
         return msgspec.structs.replace(job, request=_RestoredRequest(request, cached)) if cached else job
 
@@ -316,33 +316,33 @@ class Call:
         runtime, choice = self._runtime, self._choice
         targets = runtime.strategies.order(choice)
         conversation = None
-        if choice.several and choice.affinity:
+        if choice.has_alternatives and choice.affinity:
             conversation = await runtime.worker.run(self._conversation) if job.heavy else self._conversation()
         if conversation is None and self._pin is None:
             return await runtime.executor.begin(job, targets)
-        place = runtime.affinities.find(self._owner, choice.name, conversation) if conversation else None
+        affinity = runtime.affinities.find(self._owner, choice.name, conversation) if conversation else None
         attempt = await runtime.executor.begin(
-            job, self._nearest_first(targets, place), prefer=place.credential if place else None
+            job, self._nearest_first(targets, affinity), prefer=affinity.credential if affinity else None
         )
         if conversation is not None:
-            served = Place(attempt.target.name, attempt.credential.fingerprint)
+            served = Affinity(attempt.target.name, attempt.credential.fingerprint)
             runtime.affinities.keep(self._owner, choice.name, conversation, served)
         return attempt
 
-    def _conversation(self) -> Conversation | None:
+    def _conversation(self) -> ConversationKey | None:
         """Return the conversation of the request; None if it cannot be identified."""
         if self._job.inbound_request is not None:
             return conversation_in(self._job.inbound_request, self._headers)
         request = self._job.request.decode()
         return conversation_of(request) if isinstance(request, Request) else None
 
-    def _nearest_first(self, targets: Sequence[Target], place: Place | None) -> Sequence[Target]:
+    def _nearest_first(self, targets: Sequence[Target], affinity: Affinity | None) -> Sequence[Target]:
         protocol = self._job.protocol
 
         def key(target: Target) -> tuple[int, bool]:
             is_pinned = self._pin is not None and target.supports(protocol)
             away = distance(self._pin, target.route(protocol).upstream) if is_pinned else 0
-            return away, place is not None and target.name != place.target
+            return away, affinity is not None and target.name != affinity.target
 
         return sorted(targets, key=key)
 
@@ -469,7 +469,7 @@ def _stores_responses(target: Target, job: Job) -> bool:
     return route.upstream.capabilities.stored and route.outbound.protocol == job.protocol
 
 
-def recorded_caller(owner: Owner, choice: Choice, job: Job) -> Caller:
+def recorded_caller(owner: Owner, choice: ResolvedModel, job: Job) -> Caller:
     """Return the caller and its request, as facts describe them."""
     return Caller(
         principal=owner.id,

@@ -23,7 +23,7 @@ from llmproxy_asgi.execution.open_calls import shutting_down
 from llmproxy_asgi.execution.reservation import Reservation
 from llmproxy_asgi.facts import CallContext
 from llmproxy_asgi.principal import Owner
-from llmproxy_asgi.routing.catalog import Allowed, allow, everything
+from llmproxy_asgi.routing.catalog import NameFilter, any_name, name_filter
 from llmproxy_asgi.runtime import Runtime
 from llmproxy_asgi.telemetry.call_recorder import CountRecorder, record_refusal
 from llmproxy_asgi.translators.base import AnyInbound, Headers, InboundRequest
@@ -183,7 +183,7 @@ class Engine:
             ModelNotFound: There is no such model for this principal, or no upstream of it lists it.
         """
         catalog, listings = self.runtime.catalog, self.runtime.listings
-        targets = catalog.passed_on(catalog.resolve(name, allowed_models(grant)))
+        targets = catalog.unconfigured_targets(catalog.resolve(name, allowed_models(grant)))
         if not targets:
             return
         await listings.refresh({target.provider.name: target.provider for target in targets}.values())
@@ -277,6 +277,6 @@ def _decoded_job(request: AnyRequest, context: CallContext) -> Job:
     return Job(protocol=request.protocol, stream=request.stream, request=DecodedRequest(request), context=context)
 
 
-def allowed_models(grant: Grant) -> Allowed:
+def allowed_models(grant: Grant) -> NameFilter:
     """Return the check of model names that the catalog needs."""
-    return everything if grant.models is None else allow(grant.models)
+    return any_name if grant.models is None else name_filter(grant.models)

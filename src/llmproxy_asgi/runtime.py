@@ -31,7 +31,7 @@ from llmproxy_asgi.principal import Owner
 from llmproxy_asgi.providers.base import Provider
 from llmproxy_asgi.providers.registry import provider_class
 from llmproxy_asgi.routing.affinity import Affinities
-from llmproxy_asgi.routing.catalog import Catalog, allow
+from llmproxy_asgi.routing.catalog import Catalog, name_filter
 from llmproxy_asgi.routing.strategies import Latencies, Strategies
 from llmproxy_asgi.stores.base import MIB, RecordStore
 from llmproxy_asgi.stores.base import Bounds as StoreBounds
@@ -114,7 +114,7 @@ class SharedState:
         if self.catalog is None or self.cooldowns.is_empty:
             return []
         ready = self.cooldowns.is_ready
-        return [name for name, targets in self.catalog.watched() if not any(map(ready, targets))]
+        return [name for name, targets in self.catalog.monitored() if not any(map(ready, targets))]
 
     def _cooldown_changed(self, subject: Subject, rest: Cooldown | None) -> None:
         if not self.observers.listening:
@@ -350,7 +350,7 @@ def label_names(config: Config, catalog: Catalog) -> Names:
     return Names(
         providers=frozenset(config.providers),
         models=frozenset(catalog.names()) | {entry.name for entry in entries if not entry.is_pattern},
-        patterns=tuple((pattern, allow([pattern])) for pattern in patterns),
+        patterns=tuple((pattern, name_filter([pattern])) for pattern in patterns),
     )
 
 

@@ -197,7 +197,7 @@ class Host:
             open_calls=len(shared.open_calls),
             spans=self._spans.ended,
             spans_open=self._spans.started - self._spans.ended,
-            remembered=len(shared.affinities._places),
+            remembered=len(shared.affinities._affinities),
             complaints=self._complaints.count,
             complained=self._complaints.first,
         )

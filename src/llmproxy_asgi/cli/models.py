@@ -9,7 +9,7 @@ from llmproxy_asgi.cli.config_io import ConfigOption, columns, read_config
 
 if TYPE_CHECKING:
     from llmproxy_asgi.providers.base import Provider
-    from llmproxy_asgi.routing.catalog import Rank
+    from llmproxy_asgi.routing.catalog import TargetTier
     from llmproxy_asgi.runtime import Runtime
 
 Row = tuple[str, str, str, str]
@@ -39,7 +39,7 @@ def _named(runtime: "Runtime") -> Iterator[Row]:
             protocol for target in choice.targets for protocol in target.provider.enabled_protocols
         )
         strategy = runtime.config.models[name].strategy if name in runtime.config.models else ""
-        yield name, ", ".join(map(_shown, choice.ranks)), ", ".join(protocols), strategy
+        yield name, ", ".join(map(_shown, choice.tiers)), ", ".join(protocols), strategy
 
 
 def _open_ended(providers: "Iterable[Provider]") -> Iterator[Row]:
@@ -53,7 +53,7 @@ def _open_ended(providers: "Iterable[Provider]") -> Iterator[Row]:
             yield "*", f"{provider.name}/*", protocols, ""
 
 
-def _shown(rank: "Rank") -> str:
-    if rank.strategy != "weighted":
-        return ", ".join(target.name for target in rank.targets)
-    return ", ".join(f"{target.name} ({weight:g})" for target, weight in zip(rank.targets, rank.weights, strict=True))
+def _shown(tier: "TargetTier") -> str:
+    if tier.strategy != "weighted":
+        return ", ".join(target.name for target in tier.targets)
+    return ", ".join(f"{target.name} ({weight:g})" for target, weight in zip(tier.targets, tier.weights, strict=True))

@@ -1,8 +1,8 @@
-"""In which order one call tries the targets of its model.
+"""Strategies: the order in which one call tries the targets of its model.
 
-`failover`: as written. `weighted`: drawn by weight. `round_robin`: one further each call. `least_latency`: the quickest
-to a first event lately, with a look at the others now and then. A strategy orders, it never leaves a target out: what
-rests or is full is passed over later.
+`failover`: as configured. `weighted`: random by weight. `round_robin`: starting one further in each call.
+`least_latency`: the fastest to a first event lately first, with the others probed now and then. A strategy orders and
+never removes a target: the executor skips those that cool down or are at their limits.
 """
 
 import math
@@ -11,89 +11,89 @@ from collections.abc import Sequence
 
 from llmproxy_asgi.clock import SYSTEM, Clock
 from llmproxy_asgi.providers.target import Target
-from llmproxy_asgi.routing.catalog import Choice, Rank
+from llmproxy_asgi.routing.catalog import ResolvedModel, TargetTier
 
-LOOK_AGAIN = 30.0
-"""Seconds after which a target that was not asked is asked once more, to see whether it has become quicker."""
-_NEW = 0.3
-"""The share of a new measurement in what is known."""
+PROBE_INTERVAL = 30.0
+"""Seconds after which an unused target is tried again, to measure whether it has become faster."""
+_SMOOTHING = 0.3
+"""The weight of a new measurement in the moving average."""
 
 
 class Latencies:
-    """How long targets took to their first event lately, by their names.
+    """Moving averages of the seconds to the first event, by the names of targets.
 
     Args:
-        clock: Tells when somebody was last asked.
+        clock: Measures the time since the last call of a target.
     """
 
     def __init__(self, clock: Clock = SYSTEM) -> None:
         self._clock = clock
-        self._known: dict[str, float] = {}
-        self._asked: dict[str, float] = {}
+        self._averages: dict[str, float] = {}
+        self._called_at: dict[str, float] = {}
 
     def record(self, target: str, seconds: float) -> None:
-        """A target began to answer after so long. It counts where somebody orders by it."""
-        if target not in self._asked:
-            return  # of others nothing is remembered: their names may be callers' text
-        known = self._known.get(target)
-        self._known[target] = seconds if known is None else known + _NEW * (seconds - known)
+        """Record the seconds to a first event, if a strategy orders this target by latency."""
+        if target not in self._called_at:
+            return  # others are not recorded, because their names may come from callers
+        average = self._averages.get(target)
+        self._averages[target] = seconds if average is None else average + _SMOOTHING * (seconds - average)
 
-    def of(self, target: str) -> float:
-        """What is to be expected of a target, in seconds; 0 for one that has never answered."""
-        return self._known.get(target, 0.0)
+    def expected(self, target: str) -> float:
+        """Return the expected seconds of a target; 0 for one that has never responded."""
+        return self._averages.get(target, 0.0)
 
     def is_due(self, target: str) -> bool:
-        """Whether it is time to see how a target does now."""
-        return self._clock.monotonic() - self._asked.get(target, -math.inf) >= LOOK_AGAIN
+        """Return whether a target is due to be measured again."""
+        return self._clock.monotonic() - self._called_at.get(target, -math.inf) >= PROBE_INTERVAL
 
-    def asking(self, target: str) -> None:
-        """A target is being asked now; nobody else need look."""
-        self._asked[target] = self._clock.monotonic()
+    def called(self, target: str) -> None:
+        """Record that a call tries this target first, so that no other call measures it now."""
+        self._called_at[target] = self._clock.monotonic()
 
 
 class Strategies:
-    """Orders the targets of a choice; what it must remember between calls lives as long as it does.
+    """Orders the targets of a model, and holds the state that strategies need between calls.
 
     Args:
-        latencies: What is known of the targets' speed.
-        draw: Where chance comes from.
+        latencies: The latencies of targets.
+        draw: The source of randomness.
     """
 
     def __init__(self, latencies: Latencies, *, draw: random.Random | None = None) -> None:
         self._latencies = latencies
         self._draw = draw or random.Random()  # noqa: S311  spreads load, guards nothing
-        self._turns: dict[str, int] = {}
+        self._starts: dict[str, int] = {}
 
-    def order(self, choice: Choice) -> Sequence[Target]:
-        """The targets in the order in which this call tries them."""
-        if choice.fixed:
-            return choice.targets
-        return [target for rank in choice.ranks for target in self._rank(choice.name, rank)]
+    def order(self, model: ResolvedModel) -> Sequence[Target]:
+        """Return the targets in the order in which this call tries them."""
+        if model.is_ordered:
+            return model.targets
+        return [target for tier in model.tiers for target in self._order(model.name, tier)]
 
-    def _rank(self, name: str, rank: Rank) -> Sequence[Target]:
-        if rank.strategy == "weighted":
-            return self._drawn(rank)
-        if rank.strategy == "round_robin":
-            # Only names of the configuration come here, so what is remembered is bounded.
-            turn = self._turns[name] = self._turns.get(name, -1) + 1
-            start = turn % len(rank.targets)
-            return (*rank.targets[start:], *rank.targets[:start])
-        if rank.strategy == "least_latency":
-            return self._quickest(rank)
-        return rank.targets
+    def _order(self, name: str, tier: TargetTier) -> Sequence[Target]:
+        if tier.strategy == "weighted":
+            return self._by_weight(tier)
+        if tier.strategy == "round_robin":
+            # Only configured names have this strategy, so the state is bounded.
+            calls = self._starts[name] = self._starts.get(name, -1) + 1
+            start = calls % len(tier.targets)
+            return (*tier.targets[start:], *tier.targets[:start])
+        if tier.strategy == "least_latency":
+            return self._by_latency(tier)
+        return tier.targets
 
-    def _drawn(self, rank: Rank) -> Sequence[Target]:
-        """Each place goes to one of those left with a chance by its weight (Efraimidis and Spirakis, 2006)."""
+    def _by_weight(self, tier: TargetTier) -> Sequence[Target]:
+        """Draw each position from the targets left, by weight (Efraimidis and Spirakis, 2006)."""
 
         def key(entry: tuple[Target, float]) -> float:
             return -math.log(1.0 - self._draw.random()) / entry[1] if entry[1] > 0 else math.inf
 
-        return [target for target, _ in sorted(zip(rank.targets, rank.weights, strict=True), key=key)]
+        return [target for target, _ in sorted(zip(tier.targets, tier.weights, strict=True), key=key)]
 
-    def _quickest(self, rank: Rank) -> Sequence[Target]:
+    def _by_latency(self, tier: TargetTier) -> Sequence[Target]:
         latencies = self._latencies
-        due = next((target for target in rank.targets if latencies.is_due(target.name)), None)
-        ordered = sorted(rank.targets, key=lambda target: latencies.of(target.name))
+        due = next((target for target in tier.targets if latencies.is_due(target.name)), None)
+        ordered = sorted(tier.targets, key=lambda target: latencies.expected(target.name))
         first = due or ordered[0]
-        latencies.asking(first.name)
+        latencies.called(first.name)
         return [first, *(target for target in ordered if target is not first)]

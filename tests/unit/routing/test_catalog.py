@@ -7,7 +7,7 @@ import pytest
 from llmproxy_asgi.config.schema import Config
 from llmproxy_asgi.errors import ModelNotFound
 from llmproxy_asgi.providers.registry import provider_class
-from llmproxy_asgi.routing.catalog import Catalog, Choice, allow
+from llmproxy_asgi.routing.catalog import Catalog, ResolvedModel, name_filter
 
 
 def catalog(providers: dict[str, Any], models: dict[str, Any] | None = None, **more: Any) -> Catalog:
@@ -20,7 +20,7 @@ def catalog(providers: dict[str, Any], models: dict[str, Any] | None = None, **m
     return Catalog(made, config.models, default_provider=config.default_provider)
 
 
-def names(found: Choice) -> list[str]:
+def names(found: ResolvedModel) -> list[str]:
     return [target.name for target in found.targets]
 
 
@@ -116,20 +116,20 @@ def test_a_caller_reads_the_name_that_it_asked_for() -> None:
 def test_what_a_caller_may_not_use_does_not_exist_for_it() -> None:
     """Answer as for an unknown model."""
     made = catalog({"a": {"models": ["fast", "slow"]}})
-    assert names(made.resolve("fast", allow(["f*"]))) == ["a/fast"]
+    assert names(made.resolve("fast", name_filter(["f*"]))) == ["a/fast"]
     with pytest.raises(ModelNotFound) as refused:
-        made.resolve("slow", allow(["f*"]))
+        made.resolve("slow", name_filter(["f*"]))
     with pytest.raises(ModelNotFound) as unknown:
-        made.resolve("nope", allow(["f*"]))
+        made.resolve("nope", name_filter(["f*"]))
     assert refused.value.message.replace("slow", "nope") == unknown.value.message
-    assert made.names(allow(["f*"])) == ["fast"]
+    assert made.names(name_filter(["f*"])) == ["fast"]
 
 
 def test_a_grant_on_a_name_does_not_open_another_way_to_it() -> None:
     """`provider/model` is a name of its own: a grant of `fast` is none of `a/fast`."""
     made = catalog({"a": {"models": ["fast"]}})
     with pytest.raises(ModelNotFound):
-        made.resolve("a/fast", allow(["fast"]))
+        made.resolve("a/fast", name_filter(["fast"]))
 
 
 @pytest.mark.parametrize("name", ["x" * 513, "a\nb", "a\x00", "a\u2028b"])
@@ -144,7 +144,7 @@ def test_what_is_remembered_of_callers_names_is_bounded() -> None:
     made = catalog({"a": {}})
     for number in range(5000):
         made.resolve(f"model-{number}")
-    assert len(made._found) <= 1024
+    assert len(made._cached) <= 1024
 
 
 def test_the_configuration_has_the_last_word_on_capabilities() -> None:

@@ -9,7 +9,7 @@ import pytest
 from llmproxy_asgi.config.schema import Config
 from llmproxy_asgi.providers.registry import provider_class
 from llmproxy_asgi.routing.catalog import Catalog
-from llmproxy_asgi.routing.strategies import LOOK_AGAIN, Latencies, Strategies
+from llmproxy_asgi.routing.strategies import PROBE_INTERVAL, Latencies, Strategies
 from support.clock import FakeClock
 
 THREE = ["a/m", "b/m", "c/m"]
@@ -94,10 +94,10 @@ def test_nothing_is_remembered_of_targets_that_nobody_orders() -> None:
     """Their names may be whatever callers said, of which there is no end."""
     latencies = Latencies(FakeClock())
     latencies.record("a/whatever-a-caller-said", 0.5)
-    assert latencies.of("a/whatever-a-caller-said") == 0.0
-    latencies.asking("a/m")
+    assert latencies.expected("a/whatever-a-caller-said") == 0.0
+    latencies.called("a/m")
     latencies.record("a/m", 0.5)
-    assert latencies.of("a/m") == 0.5
+    assert latencies.expected("a/m") == 0.5
 
 
 def test_slow_ones_are_looked_at_again_now_and_then() -> None:
@@ -106,7 +106,7 @@ def test_slow_ones_are_looked_at_again_now_and_then() -> None:
     for name, seconds in zip(THREE, (0.9, 0.2, 0.5), strict=True):
         calls.next()
         calls.latencies.record(name, seconds)
-    calls.clock.at += LOOK_AGAIN
+    calls.clock.at += PROBE_INTERVAL
     assert [calls.next()[0] for _ in range(4)] == ["a/m", "b/m", "c/m", "b/m"]
     for _ in range(20):
         calls.latencies.record("a/m", 0.01)

@@ -14,14 +14,14 @@ from llmproxy_asgi.facts import (
     QueueLeft,
     TargetStateChanged,
 )
-from llmproxy_asgi.routing.catalog import allow
+from llmproxy_asgi.routing.catalog import name_filter
 from llmproxy_asgi.telemetry.collector import FAST_BUCKETS, Collector, Names
 from support.telemetry import began, failed, finished, started
 
 NAMES = Names(
     providers=frozenset({"openai", "claude"}),
     models=frozenset({"smart", "fast"}),
-    patterns=(("o*", allow(["o*"])),),
+    patterns=(("o*", name_filter(["o*"])),),
 )
 
 
