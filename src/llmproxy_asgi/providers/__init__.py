@@ -1,4 +1,4 @@
-"""Whom we call: where, with what credential, in which protocol, with which quirks."""
+"""Providers: where to call, with which credential, in which protocol, and with which quirks."""
 
 from llmproxy_asgi.providers.base import Credential, ModelEntry, Provider, ProviderConfig, provider
 

@@ -1,4 +1,4 @@
-"""Anthropic itself, or whoever speaks Messages at another address."""
+"""Anthropic, and other addresses of the Messages API."""
 
 from collections.abc import Mapping
 from typing import ClassVar
@@ -14,7 +14,7 @@ from llmproxy_asgi.transport import Address
 
 @provider("anthropic")
 class Anthropic(Provider):
-    """api.anthropic.com, or an address that stands for it (without a version, as the vendor's SDK has it)."""
+    """api.anthropic.com, or another address of the Messages API (without a version, as the vendor's SDK expects it)."""
 
     protocols: ClassVar[tuple[str, ...]] = ("anthropic-messages",)
     base_url: ClassVar[str | None] = "https://api.anthropic.com"
@@ -29,7 +29,7 @@ class Anthropic(Provider):
 
     @override
     def authorize(self, protocol: str, credential: Credential) -> Mapping[str, str]:
-        # Both header forms are accepted by the vendor; this one is understood by every compatible server, too.
+        # The vendor accepts two headers; compatible servers accept this one.
         if credential.secret is None:
             return {}
         return {"x-api-key": credential.secret.reveal()}

@@ -1,6 +1,6 @@
-"""What a provider is, what its block of configuration holds, and how one is registered.
+"""The base class of providers, their configuration, and their registration.
 
-A provider says where a request goes, with what credential, in which protocols and with which quirks. It does not
+A provider defines where a request is sent, with which credential, in which protocols and with which quirks. It does not
 retry, sleep, read the environment or translate.
 """
 
@@ -41,13 +41,13 @@ HeaderList = tuple[tuple[bytes, bytes], ...]
 _ENDPOINT = re.compile(r"(?:/chat/completions|/v\d+\w*/(?:completions|responses|messages|embeddings|models|chat))/*$")
 _METHOD = re.compile(r":(?:stream)?generateContent$")
 _TWICE = re.compile(r"/(v\d+(?:alpha|beta)?)/\1/*$")
-_OUR_HEADERS = frozenset({"authorization", "host", "content-length", "transfer-encoding", "connection", "cookie"})
+_RESERVED_HEADERS = frozenset({"authorization", "host", "content-length", "transfer-encoding", "connection", "cookie"})
 
-# A header whose value is a secret by its name; and those that vendors document, whose values are words of everybody's.
-_NAMES_A_SECRET = re.compile(r"(?i)auth|key|token|secret|password|credential|organi[sz]ation|project|account|session")
-_SHORTEST_PART = 8
-"""Characters of a part of a header's value that is a secret of its own; shorter ones are words like `Basic`."""
-_TELLS_NOTHING = frozenset(
+# Names of headers whose value is a secret; and documented headers of vendors, whose values are public words.
+_SECRET_NAME = re.compile(r"(?i)auth|key|token|secret|password|credential|organi[sz]ation|project|account|session")
+_MIN_SECRET = 8
+"""Characters of a part of a header's value that is masked alone; shorter ones are words like `Basic`."""
+_PUBLIC_HEADERS = frozenset(
     {"accept", "content-type", "user-agent", "anthropic-beta", "anthropic-version", "openai-beta", "x-title"}
 )
 
@@ -60,7 +60,7 @@ class ModelEntry(Block):
     enabled: bool = True
     max_output_tokens: int | None = Field(None, ge=1)
     capabilities: dict[str, Any] = Field(
-        default_factory=dict, description="What the model takes, where we have it wrong."
+        default_factory=dict, description="What the model supports, where the defaults are wrong."
     )
 
     @field_validator("capabilities")
@@ -74,7 +74,7 @@ class ModelEntry(Block):
 
     @property
     def is_pattern(self) -> bool:
-        """Whether the name stands for several."""
+        """Whether the name is a pattern."""
         return "*" in self.name
 
 
@@ -87,7 +87,7 @@ def _listed(value: object) -> object:
 
 
 class ProxyConfig(Block):
-    """The outgoing proxies of a provider; `proxy: URL` is short for the same one twice."""
+    """The outgoing proxies of a provider; `proxy: URL` sets both."""
 
     http: Secret | None = Field(None, description="The proxy for http:// upstreams, as http://user:password@host:port.")
     https: Secret | None = Field(None, description="The proxy for https:// upstreams, which it reaches by CONNECT.")
@@ -105,7 +105,7 @@ class ProxyConfig(Block):
 
     @property
     def proxies(self) -> Proxies:
-        """The same, as the transport takes it."""
+        """The proxies in the form that the transport takes."""
         http, https = (None if each is None else read_proxy(each.reveal()) for each in (self.http, self.https))
         return Proxies(http, https, self.exempt)
 
@@ -117,39 +117,39 @@ def _proxied(value: object) -> object:
 
 
 class ProviderConfig(Block):
-    """What every provider's block may hold. A provider of one's own extends it."""
+    """The configuration of a provider; a custom provider extends it."""
 
-    type: str = Field(description="Which provider; its own name by default.")
+    type: str = Field(description="The type of provider; the name of the block by default.")
     enabled: bool = True
     api_key: Annotated[list[Secret] | None, BeforeValidator(_listed, json_schema_input_type=str | list[str])] = Field(
-        None, description="One key, or several that are taken in turn."
+        None, description="One key, or several that are used in turn."
     )
-    base_url: str | None = Field(None, description="What that vendor's own SDK takes as base_url.")
+    base_url: str | None = Field(None, description="The address, as the vendor's SDK takes it.")
     models: list[Annotated[ModelEntry, BeforeValidator(_entry, json_schema_input_type=str | ModelEntry)]] | None = (
-        Field(None, description="What it serves; left out: whatever it is asked for.")
+        Field(None, description="The models it serves; left out: any.")
     )
-    default_model: str | None = Field(None, description="For requests that name none.")
-    bypass_model: bool = Field(default=False, description="Always default_model, whatever the caller names.")
+    default_model: str | None = Field(None, description="The model of requests that name none.")
+    bypass_model: bool = Field(default=False, description="Use default_model for every request.")
     protocol: Annotated[tuple[str, ...] | None, BeforeValidator(_listed, json_schema_input_type=str | list[str])] = (
         Field(None, description="The protocols of this upstream, one or several.")
     )
-    allow_insecure: bool = Field(default=False, description="Plain http beyond loopback.")
-    priority: int = Field(0, description="Higher is tried first where several serve a model.")
+    allow_insecure: bool = Field(default=False, description="Allow plain http beyond loopback.")
+    priority: int = Field(0, description="Providers with a higher priority are tried first.")
     weight: float = Field(
         1.0,
         ge=0,
         le=1_000_000,
-        description="Its share of the calls among those of one priority, if one of them says it.",
+        description="Its share of the calls among providers of the same priority, if one of them sets a weight.",
     )
     cooldown: Duration = Field(
-        30.0, ge=0, description="Rest after a 429 or repeated failures, if the upstream names none."
+        30.0, ge=0, description="The pause after a 429 or repeated failures, if the upstream names none."
     )
     timeout: Timeouts = Timeouts()
     retry: Retry = Retry()
-    rate_limit: ProviderRateLimit | None = Field(None, description="How much it may be asked.")
+    rate_limit: ProviderRateLimit | None = Field(None, description="How much may be sent to it.")
     max_concurrency: MaxConcurrency = None
     health: HealthCheck | None = Field(
-        None, description="Ask it now and then whether it answers; left out: only calls tell."
+        None, description="Check its health on an interval; left out: only calls show it."
     )
     allow_stored: bool = Field(
         default=False,
@@ -160,10 +160,10 @@ class ProviderConfig(Block):
         description="Whether callers may give this upstream addresses of private networks to fetch media from.",
     )
     server_tools: Annotated[tuple[str, ...], BeforeValidator(_listed, json_schema_input_type=str | list[str])] = Field(
-        (ANY,), description="Which tools the vendor may be asked to run, as patterns; [] is none."
+        (ANY,), description="The tools that the vendor may run, as patterns; []: none."
     )
     service_tiers: Annotated[tuple[str, ...], BeforeValidator(_listed, json_schema_input_type=str | list[str])] = Field(
-        (ANY,), description="Which service tiers may be asked for beside the ordinary one; [] is none."
+        (ANY,), description="The service tiers that callers may use beside the default one; []: none."
     )
     headers: dict[str, Secret] = Field(default_factory=dict, description="Sent with every request to this upstream.")
     proxy: Annotated[ProxyConfig | None, BeforeValidator(_proxied, json_schema_input_type=str | ProxyConfig | None)] = (
@@ -190,7 +190,7 @@ class ProviderConfig(Block):
         try:
             address(value)
         except MisuseError:
-            raise ValueError("names a host or a port that cannot be, or holds a space") from None
+            raise ValueError("has an invalid host or port, or contains a space") from None
         return value.rstrip("/")
 
     @field_validator("headers")
@@ -199,8 +199,8 @@ class ProviderConfig(Block):
         for name in value:
             if not name.isascii() or not name.replace("-", "").replace("_", "").isalnum():
                 raise ValueError(f"{name!r} is not a header name")
-            if name.lower() in _OUR_HEADERS:
-                raise ValueError(f"{name} is ours to set")
+            if name.lower() in _RESERVED_HEADERS:
+                raise ValueError(f"{name} is set by the gateway")
         return value
 
     @model_validator(mode="after")
@@ -217,55 +217,56 @@ class ProviderConfig(Block):
 
     @property
     def call_limits(self) -> CallLimits | None:
-        """What rate_limit and max_concurrency come to; None: nothing is limited."""
+        """The limits set by rate_limit and max_concurrency; None: nothing is limited."""
         return call_limits(self.rate_limit, max_concurrency=self.max_concurrency)
 
 
 def key_variable(kind: str) -> str:
-    """The environment variable that usually holds the key of a provider type or name."""
+    """Return the environment variable that usually contains the key of a provider type or name."""
     return f"{kind.upper().replace('-', '_')}_API_KEY"
 
 
 class Credential(msgspec.Struct, frozen=True):
-    """What signs one call; made by `of`."""
+    """Authenticates calls to a provider; create it with `of`."""
 
     provider: str
     secret: Secret | None
     fingerprint: str
-    """Names the credential in cooldowns and logs without telling it."""
+    """Identifies the credential in cooldowns and logs without revealing it."""
 
     @classmethod
     def of(cls, provider: str, secret: Secret | None = None) -> Self:
-        """One of a provider's, with its fingerprint; without a secret, what stands for none."""
+        """Return a provider's credential with its fingerprint; without a secret, one that authenticates nothing."""
         material = secret.reveal() if secret else ""
         digest = hashlib.blake2s(material.encode(), digest_size=6, person=b"llmproxy").hexdigest()
         return cls(provider, secret, f"{provider}:{digest}")
 
 
 class ProbeRequest(msgspec.Struct, frozen=True):
-    """The cheapest request that tells whether an upstream answers: a GET that costs nothing."""
+    """A GET request without cost: for a health check, or for a page of models."""
 
     address: Address
     headers: HeaderList = ()
-    """Beside those of every request."""
+    """In addition to those of every request."""
 
 
 class Provider:
-    """Whom we call. Subclasses fill in the class attributes and what differs.
+    """An upstream's addresses, credentials, protocols and quirks. Subclasses set class attributes and override methods.
 
     Args:
-        name: The user's name for it.
-        config: Its block, already validated as `Config`.
+        name: The configured name.
+        config: The configuration, already validated as `Config`.
     """
 
     Config: ClassVar[type[ProviderConfig]] = ProviderConfig
     type: ClassVar[str] = ""
     protocols: ClassVar[tuple[str, ...]] = ()
-    """Protocol ids; the caller's own is chosen if it is among them, else the first that can carry its requests."""
+    """Protocol ids in order of preference; the caller's own is selected first, else the first that can carry its
+    requests."""
     opt_in_protocols: ClassVar[frozenset[str]] = frozenset()
-    """Those of them that are spoken only where the configuration's `protocol` names them."""
+    """Those of `protocols` that are used only if the configuration's `protocol` names them."""
     base_url: ClassVar[str | None] = None
-    """Where it is unless the configuration says otherwise; None: the configuration must say."""
+    """The default address; None: the configuration must set one."""
     needs_key: ClassVar[bool] = True
     takes_key: ClassVar[bool] = True
 
@@ -278,15 +279,15 @@ class Provider:
         self.root = config.base_url or self.base_url or ""
         self.credentials = tuple(Credential.of(name, key) for key in config.api_key or ()) or (Credential.of(name),)
         self.proxies = None if config.proxy is None else config.proxy.proxies
-        """The outgoing proxies; None: upstreams are called directly, whatever the environment says."""
+        """The outgoing proxies; None: none, whatever the environment contains."""
         self.max_event = DEFAULT_MAX_EVENT
-        """Bytes that one event of a stream may have; the runtime sets what is configured for all."""
+        """The maximum size of one event of a stream, in bytes; the runtime sets the configured value."""
         self._headers: dict[tuple[str, str], HeaderList] = {}
         self._masks: dict[str, Mask] = {}
 
     @classmethod
     def check(cls, config: ProviderConfig) -> list[str]:
-        """What is wrong with a block beyond what its fields say; one sentence each, starting with the field."""
+        """Return errors of a block that its fields don't find; one sentence each, starting with the field."""
         findings = []
         if cls.base_url is None and config.base_url is None:
             findings.append("base_url: is required for this type: write the server's address, as in https://host/v1")
@@ -301,19 +302,19 @@ class Provider:
         return findings
 
     def address(self, protocol: str, model: str, *, stream: bool) -> Address:
-        """Where a request goes. Called once per (protocol, model, stream) and kept by the caller."""
+        """Return the address of requests. Called once per (protocol, model, stream); the caller caches it."""
         raise NotImplementedError
 
     def counting_address(self, protocol: str, model: str) -> Address | None:
-        """Where the tokens of a request are counted; None: nowhere, in this protocol."""
+        """Return the address that counts the tokens of requests; None: this protocol has none."""
         return None
 
     def authorize(self, protocol: str, credential: Credential) -> Mapping[str, str]:
-        """The headers that prove who we are."""
+        """Return the headers that authenticate the gateway."""
         raise NotImplementedError
 
     def headers(self, protocol: str, credential: Credential) -> HeaderList:
-        """All headers but those of the single request; built once per protocol and credential."""
+        """Return the headers of every request; built once per protocol and credential."""
         key = (protocol, credential.fingerprint)
         built = self._headers.get(key)
         if built is None:
@@ -328,43 +329,43 @@ class Provider:
         return built
 
     def health_request(self) -> ProbeRequest | None:
-        """What to ask to see whether it answers; None: nothing, it always does."""
+        """Return the request of a health check; None: the provider is always available."""
         return None
 
     def models_request(self, after: str) -> ProbeRequest | None:
-        """What to ask for a page of the models that the upstream serves; None: it has no list.
+        """Return the request for a page of the upstream's models; None: it has no list.
 
         Args:
-            after: Where the page begins, as the one before said; empty: the first one.
+            after: The start of the page, from the page before; empty: the first page.
         """
         return None
 
     def capabilities(self, model: str, protocol: str) -> Capabilities:
-        """What we know of one of the upstream's models, before the configuration has its say."""
+        """Return what a model is known to support, before the configuration overrides it."""
         return DEFAULT
 
     def protocols_of(self, model: str) -> tuple[str, ...]:
-        """What is spoken where one of the upstream's models is asked for."""
+        """Return the protocols of a model, in order of preference."""
         return self.enabled_protocols
 
     def issuer(self, model: str, protocol: str) -> str:
-        """Whose reasoning state this route can open (see `Seal.issuer`)."""
-        return f"provider:{self.name}"  # people call providers `openai` that are not OpenAI
+        """Return the issuer whose reasoning state this route accepts (see `Seal.issuer`)."""
+        return f"provider:{self.name}"  # a provider named `openai` may not be OpenAI
 
     def known_models(self) -> tuple[str, ...]:
-        """Models worth listing that the configuration need not name (an embedded provider knows its own)."""
+        """Return the models to list without configuration, of an embedded provider."""
         return ()
 
     @property
     def connection_key(self) -> tuple[object, ...]:
-        """Names its connections: a reload that leaves the name as it is keeps them.
+        """The identity of its connections: a reload that doesn't change it keeps them.
 
-        One of another type may bring a transport of its own; one behind another proxy must not keep the old one.
+        Another type may have its own transport, and another proxy needs new connections.
         """
         return (self.name, self.type) if self.proxies is None else (self.name, self.type, self.proxies.identity)
 
     def mask(self, credential: Credential) -> Mask:
-        """What keeps secrets out of what is told of this provider's failures: made when one has failed."""
+        """Return the mask for secrets in this provider's failures; created at the first failure."""
         mask = self._masks.get(credential.fingerprint)
         if mask is None:
             secrets = [each.secret.reveal() for each in (credential, *self.credentials) if each.secret is not None]
@@ -372,25 +373,25 @@ class Provider:
             values = []
             for name, value in self.config.headers.items():
                 text = value.reveal()
-                if _NAMES_A_SECRET.search(name):
-                    secrets += [text, *(part for part in text.split() if len(part) >= _SHORTEST_PART)]
-                elif name.lower() not in _TELLS_NOTHING:
+                if _SECRET_NAME.search(name):
+                    secrets += [text, *(part for part in text.split() if len(part) >= _MIN_SECRET)]
+                elif name.lower() not in _PUBLIC_HEADERS:
                     values.append(text)
             mask = self._masks[credential.fingerprint] = Mask(secrets, values)
         return mask
 
     def transport(self) -> "AsyncTransport | None":
-        """A transport of its own, for a provider that answers without a network; None: the usual one."""
+        """Return the transport of a provider that needs no network; None: the default one."""
         return None
 
 
 def join(root: str, path: str, *, version: str | None = None) -> Address:
-    """A base address and a path below it.
+    """Return the address of a path below a base address.
 
     Args:
-        root: As the configuration has it.
+        root: The configured base address.
         path: Starts with a slash.
-        version: A path segment (`v1`) that must stand between them once, whether or not the root has it.
+        version: A path segment (`v1`) that is inserted between them, unless the root ends in it.
     """
     if version is not None and not root.endswith("/" + version):
         root = f"{root}/{version}"
@@ -400,7 +401,7 @@ def join(root: str, path: str, *, version: str | None = None) -> Address:
 _P = TypeVar("_P", bound=type[Provider])
 
 REGISTERED: dict[str, type[Provider]] = {}
-"""Provider classes that have been imported, by type; the registry knows where the others are."""
+"""The imported provider classes, by type; the registry imports others."""
 
 
 def provider(name: str, *, config: type[ProviderConfig] = ProviderConfig) -> Callable[[_P], _P]:

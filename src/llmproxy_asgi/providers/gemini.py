@@ -1,4 +1,4 @@
-"""Google's Gemini API, or whoever speaks generateContent at another address."""
+"""Google's Gemini API, and other addresses of it."""
 
 from collections.abc import Mapping
 from typing import ClassVar
@@ -13,21 +13,21 @@ from llmproxy_asgi.translators.gemini.families import capabilities_of
 from llmproxy_asgi.transport import Address
 
 _VERSIONS = ("v1beta", "v1")
-_WHOLE = {"gemini": "generateContent", "gemini-embeddings": "batchEmbedContents"}
+_METHODS = {"gemini": "generateContent", "gemini-embeddings": "batchEmbedContents"}
 _STREAM = "streamGenerateContent?alt=sse"
-_NOWHERE = frozenset({"", ".", ".."})
+_INVALID_SEGMENTS = frozenset({"", ".", ".."})
 
 
 @provider("gemini")
 class Gemini(Provider):
-    """generativelanguage.googleapis.com, or an address that stands for it (no version, as the vendor's SDK has it)."""
+    """generativelanguage.googleapis.com, or another address of the API (no version, as the vendor's SDK expects it)."""
 
-    protocols: ClassVar[tuple[str, ...]] = tuple(_WHOLE)
+    protocols: ClassVar[tuple[str, ...]] = tuple(_METHODS)
     base_url: ClassVar[str | None] = "https://generativelanguage.googleapis.com"
 
     @override
     def address(self, protocol: str, model: str, *, stream: bool) -> Address:
-        return self._method(model, _STREAM if stream else _WHOLE[protocol])
+        return self._method(model, _STREAM if stream else _METHODS[protocol])
 
     @override
     def counting_address(self, protocol: str, model: str) -> Address | None:
@@ -48,8 +48,8 @@ class Gemini(Provider):
 
     def _method(self, model: str, method: str) -> Address:
         path = model if "/" in model and model.startswith(("models/", "tunedModels/")) else f"models/{model}"
-        if not _NOWHERE.isdisjoint(path.split("/")):
-            raise ModelNotFound(model)  # a server that resolves such steps would find something else than a model
+        if not _INVALID_SEGMENTS.isdisjoint(path.split("/")):
+            raise ModelNotFound(model)  # a server that resolves such segments would serve another resource
         return join(self.root, f"/{quote(path)}:{method}", version=self._version)
 
     @override

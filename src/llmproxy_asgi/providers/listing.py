@@ -1,7 +1,7 @@
-"""A page of models as vendors list them: OpenAI's and Anthropic's `data`, Google's `models`, or a bare list.
+"""Pages of models as vendors list them: OpenAI's and Anthropic's `data`, Google's `models`, or a bare list.
 
-Shapes read from the vendors' references on 2026-12-01: OpenAI sends one page; Anthropic says `has_more` and `last_id`;
-Google says `nextPageToken`, and names that begin with `models/`. Together and others send the list alone.
+From the vendors' references, read 2026-12-01: OpenAI sends one page; Anthropic sends `has_more` and `last_id`; Google
+sends `nextPageToken`, and names that begin with `models/`. Together and others send only the list.
 """
 
 from typing import Any
@@ -10,23 +10,23 @@ import msgspec
 
 from llmproxy_asgi.errors import UpstreamProtocolError
 
-_LONGEST = 512
+_MAX_NAME = 512
 _METHODS = frozenset({"generateContent", "streamGenerateContent", "embedContent", "batchEmbedContents"})
-"""What of Google's models can be served."""
+"""The methods of Google's models that the gateway can call."""
 
 
 class Page(msgspec.Struct, frozen=True):
-    """Names, and where the next page begins; empty: this is the last one."""
+    """Names, and the start of the next page; empty: this is the last page."""
 
     names: tuple[str, ...]
     after: str = ""
 
 
 def read_page(body: bytes) -> Page:
-    """The page that an upstream sent; what in it is no model is left out.
+    """Read a page of models; entries that are no models are left out.
 
     Raises:
-        UpstreamProtocolError: It is no list of models.
+        UpstreamProtocolError: The body is no list of models.
     """
     try:
         found = msgspec.json.decode(body)
@@ -57,4 +57,4 @@ def _name(entry: Any) -> str:
     if type(entry) is not str:
         return ""
     name = entry.removeprefix("models/")
-    return name if 0 < len(name) <= _LONGEST and name.isprintable() else ""
+    return name if 0 < len(name) <= _MAX_NAME and name.isprintable() else ""

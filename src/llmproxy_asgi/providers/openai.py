@@ -1,4 +1,4 @@
-"""OpenAI itself, and whoever has its paths."""
+"""OpenAI, and upstreams with the same paths."""
 
 import re
 from collections.abc import Mapping
@@ -17,15 +17,15 @@ PATHS = {
     "openai-completions": "/completions",
     "openai-embeddings": "/embeddings",
 }
-"""Protocol to its path below the version; OpenAI-compatible servers share it. Responses goes first: of the two for
-conversations it alone carries the reasoning of earlier turns."""
+"""The path of each protocol below the version, also of OpenAI-compatible servers. Responses is first, because only it
+carries the reasoning of earlier turns."""
 _COUNTER = "/responses/input_tokens"
-_COMPLETES_ONLY = re.compile(r"(?:ft:)?(?:gpt-3\.5-turbo-instruct|davinci-002|babbage-002)(?![a-z]).*")
-"""The last models that take legacy completions; they take nothing else, and every other model takes Chat."""
+_COMPLETIONS_ONLY = re.compile(r"(?:ft:)?(?:gpt-3\.5-turbo-instruct|davinci-002|babbage-002)(?![a-z]).*")
+"""The last models with legacy completions; they have no other protocol, and all other models have Chat."""
 
 
 class OpenAIShaped(Provider):
-    """Any upstream whose paths and key header are OpenAI's."""
+    """An upstream with OpenAI's paths and key header."""
 
     protocols: ClassVar[tuple[str, ...]] = tuple(PATHS)
     opt_in_protocols: ClassVar[frozenset[str]] = frozenset({"openai-completions"})
@@ -49,14 +49,14 @@ class OpenAIShaped(Provider):
         return ProbeRequest(self._below("/models"))  # in one page
 
     def _below(self, path: str) -> Address:
-        # OpenAI's SDK wants the version in base_url; an address without any path is taken to have left it out.
+        # OpenAI's SDK expects the version in base_url; it is added to an address without a path.
         bare = self.root.count("/") == len("//")
         return join(self.root, path, version="v1" if bare else None)
 
 
 @provider("openai")
 class OpenAI(OpenAIShaped):
-    """api.openai.com, or an address that stands for it."""
+    """api.openai.com, or another address of the same API."""
 
     base_url: ClassVar[str | None] = "https://api.openai.com/v1"
 
@@ -68,7 +68,7 @@ class OpenAI(OpenAIShaped):
     def protocols_of(self, model: str) -> tuple[str, ...]:
         if self.config.protocol is not None:
             return self.enabled_protocols
-        if _COMPLETES_ONLY.fullmatch(model):
+        if _COMPLETIONS_ONLY.fullmatch(model):
             return ("openai-completions",)
         only = known(model).only
         return self.enabled_protocols if only is None else (only,)

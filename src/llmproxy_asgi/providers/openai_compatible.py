@@ -1,7 +1,7 @@
-"""Servers that speak OpenAI's Chat Completions: vLLM, Ollama, llama.cpp, and vendors with such an endpoint.
+"""Servers with OpenAI's Chat Completions API: vLLM, Ollama, llama.cpp, and vendors with such an endpoint.
 
-Legacy completions are bridged to Chat, which all of them have, unless the configuration says that the server takes them
-itself (`protocol: [openai-chat, openai-completions]`).
+Legacy completions are translated to Chat, which all of them have, unless the configuration names the protocol
+(`protocol: [openai-chat, openai-completions]`).
 """
 
 from fnmatch import fnmatchcase
@@ -25,7 +25,7 @@ COMPATIBLE = Capabilities(
     several_system=False,
     text_parts=False,
 )
-"""What servers of this kind have in common, as far as anything can be said of all of them."""
+"""The capabilities that such servers have in common."""
 
 
 _NEEDING_REASONING = (
@@ -37,17 +37,17 @@ _NEEDING_REASONING = (
     "kimi-k[3-9]*",
     "kimi-for-coding*",
 )
-"""Models that refuse a turn with calls which comes back without its reasoning, by their vendors' documentation and
+"""Models that reject an earlier turn with tool calls but without its reasoning, by their vendors' documentation and
 public reports (read 2026-12-01)."""
 
 
 class OpenAICompatibleConfig(ProviderConfig):
-    """A server's own differences are given per model, under `capabilities`."""
+    """The configuration; differences of a server are set per model, under `capabilities`."""
 
 
 @provider("openai-compatible", config=OpenAICompatibleConfig)
 class OpenAICompatible(OpenAIShaped):
-    """An address that speaks Chat Completions and Embeddings; most local servers want no key."""
+    """An address with Chat Completions and Embeddings; most local servers need no key."""
 
     opt_in_protocols: ClassVar[frozenset[str]] = frozenset({"openai-completions", "openai-responses"})
     needs_key: ClassVar[bool] = False

@@ -1,4 +1,4 @@
-"""Where each provider type lives. A module is imported when the configuration names its type, and not before."""
+"""The registry of provider types. A module is imported only when the configuration names its type."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +16,7 @@ BUILT_IN: dict[str, str] = {
     "gemini": "llmproxy_asgi.providers.gemini",
     "simulated": "llmproxy_asgi.providers.simulated",
 }
-"""Type name to the module that registers it."""
+"""The module that registers each type."""
 
 ENTRY_POINTS = "llmproxy_asgi.providers"
 
@@ -24,12 +24,12 @@ _read: ContextVar[list[EntryPoints] | None] = ContextVar("entry_points_read", de
 
 
 class BrokenProvider(MisuseError):
-    """An installed package offers a provider type that cannot be loaded."""
+    """A provider type of an installed package can't be loaded."""
 
 
 @contextmanager
 def entry_points_read_once() -> Iterator[None]:
-    """Read what installed packages offer once for all look-ups within: it takes a look at each package."""
+    """Read the entry points once for all look-ups within, because reading them inspects every installed package."""
     before = _read.set([])
     try:
         yield
@@ -37,7 +37,7 @@ def entry_points_read_once() -> Iterator[None]:
         _read.reset(before)
 
 
-def _outside() -> EntryPoints:
+def _entry_points() -> EntryPoints:
     read = _read.get()
     if read:
         return read[0]
@@ -48,11 +48,11 @@ def _outside() -> EntryPoints:
 
 
 def provider_class(name: str) -> type[Provider]:
-    """The class behind a type name: registered already, built in, or behind an entry point of that name.
+    """Return the class of a type: registered already, built in, or an entry point of that name.
 
     Raises:
-        MisuseError: There is none; the message lists those there are.
-        BrokenProvider: There is one, and importing it failed.
+        MisuseError: The type is unknown; the message lists the known ones.
+        BrokenProvider: Importing the type failed.
     """
     if name not in REGISTERED:
         _import(name)
@@ -63,16 +63,16 @@ def provider_class(name: str) -> type[Provider]:
 
 
 def known_types() -> list[str]:
-    """Every type name that can be configured, sorted; nothing is imported to find out."""
-    outside = {point.name for point in _outside()}
-    return sorted({*BUILT_IN, *REGISTERED, *outside})
+    """Return every type name that can be configured, sorted, without importing one."""
+    external = {point.name for point in _entry_points()}
+    return sorted({*BUILT_IN, *REGISTERED, *external})
 
 
 def _import(name: str) -> None:
     if name in BUILT_IN:
         import_module(BUILT_IN[name])
         return
-    for point in _outside().select(name=name):
+    for point in _entry_points().select(name=name):
         try:
             point.load()
         except (Exception, SystemExit) as error:
@@ -82,7 +82,7 @@ def _import(name: str) -> None:
 
 
 def one_line(error: BaseException) -> str:
-    """An exception of foreign code on one short line."""
+    """Return an exception of foreign code as one short line."""
     words = " ".join(str(error).split())
     kept = words if len(words) <= 200 else f"{words[:200]}..."
     return f"{type(error).__name__}: {kept}" if kept.isprintable() and kept else type(error).__name__
