@@ -37,9 +37,9 @@ from llmproxy_asgi.conversation_state.reasoning import (
     restore,
 )
 from llmproxy_asgi.errors import BadRequest, GatewayError, InternalError, UpstreamProtocolError
-from llmproxy_asgi.execution.attempt import AnyResponse, Attempt, Job
-from llmproxy_asgi.execution.executor import Opened
+from llmproxy_asgi.execution.attempt import AnyResponse, Job
 from llmproxy_asgi.execution.lazy_request import AnyRequest, DecodedRequest
+from llmproxy_asgi.execution.open_response import OpenResponse
 from llmproxy_asgi.execution.reservation import Reservation
 from llmproxy_asgi.execution.tokens import estimate_tokens
 from llmproxy_asgi.facts import CallContext
@@ -187,7 +187,7 @@ class Call:
         self._choice = choice
         self._job = job
         self._headers = headers
-        self._attempt: Opened
+        self._attempt: OpenResponse
         self.recorder = CallRecorder(
             runtime.observers,
             runtime.clock,
@@ -249,7 +249,7 @@ class Call:
         job = await self._with_reasoning(self._job)
         attempt = self._attempt = await self._begin_attempt(job)
         self.recorder.begin(attempt.whole)
-        words = attempt.target.route(job.protocol).upstream.capabilities.needs_reasoning_content
+        words = attempt.route.upstream.capabilities.needs_reasoning_content
         before = partial(_messages, job)
         self.tap = _Tap(self.recorder, words=words, before=before)
         if self.state is not None:
@@ -263,7 +263,7 @@ class Call:
         whole = self._attempt.whole
         if not isinstance(whole, Batch) or not whole.raw or b'"tool_calls"' not in whole.raw:
             return None
-        route = self._attempt.target.route(self._job.protocol)
+        route = self._attempt.route
         decode = partial(
             route.outbound.decode,
             upstream_request=UpstreamRequest(body=b"", stream=False),
@@ -280,7 +280,8 @@ class Call:
             BadRequest: The request is invalid.
         """
         job = self._job
-        if not any(target.passes_through(job.protocol) for target in self._choice.targets):
+        routes = (target.find_route(job.protocol) for target in self._choice.targets)
+        if not any(route is not None and route.passthrough for route in routes):
             await self._runtime.worker.run(job.request.decode) if job.heavy else job.request.decode()
 
     @property
@@ -291,7 +292,7 @@ class Call:
     @property
     def heavy(self) -> bool:
         """Whether its complete response is encoded in the worker thread."""
-        return isinstance(self._attempt, Attempt) and self._attempt.heavy
+        return self._attempt.heavy
 
     @property
     def context(self) -> CallContext:
@@ -311,7 +312,7 @@ class Call:
             self._pin = pin(request, cached)
         return msgspec.structs.replace(job, request=_RestoredRequest(request, cached)) if cached else job
 
-    async def _begin_attempt(self, job: Job) -> Opened:
+    async def _begin_attempt(self, job: Job) -> OpenResponse:
         """Begin an attempt, at the conversation's target if possible: its state can be used, its cache is warm."""
         runtime, choice = self._runtime, self._choice
         targets = runtime.strategies.order(choice)
@@ -340,8 +341,8 @@ class Call:
         protocol = self._job.protocol
 
         def key(target: Target) -> tuple[int, bool]:
-            is_pinned = self._pin is not None and target.supports(protocol)
-            away = distance(self._pin, target.route(protocol).upstream) if is_pinned else 0
+            route = target.find_route(protocol) if self._pin is not None else None
+            away = distance(self._pin, route.upstream) if route is not None else 0
             return away, affinity is not None and target.name != affinity.target
 
         return sorted(targets, key=key)
@@ -358,7 +359,7 @@ class Call:
             if self._reservation is not None:
                 self._reservation.settle(sent=not isinstance(error, Exception))
             return
-        self.recorder.finish(error, self._attempt.target, self.warnings, guess=self._estimated_usage)
+        self.recorder.finish(error, self._attempt.route, self.warnings, guess=self._estimated_usage)
         try:
             await self._attempt.close()
         finally:
@@ -404,7 +405,7 @@ class Call:
 
     def stream_error(self, error: GatewayError) -> GatewayError:
         """Return the error that ends a stream passed through, with the stream's position where its event needs it."""
-        return self._attempt.broke(error) if isinstance(self._attempt, Attempt) else error
+        return self._attempt.broke(error)
 
     @property
     def next(self) -> Callable[[], Awaitable[Batch | None]]:
@@ -420,8 +421,7 @@ class Call:
         """
         read, attempt = self.next, self._attempt
         while True:
-            if isinstance(attempt, Attempt):
-                attempt.adopt_current_task()
+            attempt.adopt_current_task()
             if (batch := await read()) is None:
                 return
             if entries := self.tap.feed(batch.events):
@@ -453,20 +453,18 @@ def _messages(job: Job) -> Sequence[Message]:
 
 def _takes_reasoning(target: Target, job: Job) -> bool:
     """Whether a target can use reasoning that a client lost: it translates, or its upstream requires reasoning."""
-    if target.translates(job.protocol):
-        return True
-    if job.inbound_request is None or not target.passes_through(job.protocol):
+    route = target.find_route(job.protocol)
+    if route is None:
         return False
-    route = target.route(job.protocol)
-    return route.outbound.lacks_reasoning(job.inbound_request, route.upstream)
+    if not route.passthrough:
+        return True
+    return job.inbound_request is not None and route.outbound.lacks_reasoning(job.inbound_request, route.upstream)
 
 
 def _stores_responses(target: Target, job: Job) -> bool:
     """Whether a target's upstream stores responses that clients of this protocol may continue."""
-    if not target.supports(job.protocol):
-        return False
-    route = target.route(job.protocol)
-    return route.upstream.capabilities.stored and route.outbound.protocol == job.protocol
+    route = target.find_route(job.protocol)
+    return route is not None and route.passthrough and route.upstream.capabilities.stored
 
 
 def recorded_caller(owner: Owner, choice: ResolvedModel, job: Job) -> Caller:

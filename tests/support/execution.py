@@ -14,8 +14,9 @@ from llmproxy_asgi.conversation import (
 )
 from llmproxy_asgi.execution.admission import TargetAdmission
 from llmproxy_asgi.execution.attempt import Job
-from llmproxy_asgi.execution.executor import Executor, Opened
+from llmproxy_asgi.execution.executor import Executor
 from llmproxy_asgi.execution.lazy_request import DecodedRequest
+from llmproxy_asgi.execution.open_response import OpenResponse
 from llmproxy_asgi.execution.target_cooldowns import TargetCooldowns
 from llmproxy_asgi.providers.base import Provider
 from llmproxy_asgi.providers.registry import provider_class
@@ -144,7 +145,7 @@ def refused(status: int = 400, message: str = "no", **headers: Any) -> FakeAnswe
     return FakeAnswer(json.dumps({"error": {"message": message}}).encode(), status=status, **headers)
 
 
-async def words_of(attempt: Opened) -> str:
+async def words_of(attempt: OpenResponse) -> str:
     """The words of a whole answer that was passed through; the attempt is closed."""
     whole = attempt.whole
     await attempt.close()
@@ -192,12 +193,12 @@ def message_wire(events: Sequence[dict[str, Any]], stop: str) -> bytes:
     return b"".join(b"data: " + json.dumps(event).encode() + b"\n\n" for event in [head, *events, *tail])
 
 
-async def read(attempt: Opened) -> AsyncIterator[Batch]:
+async def read(attempt: OpenResponse) -> AsyncIterator[Batch]:
     while (batch := await attempt.next()) is not None:
         yield batch
 
 
-async def events_of(attempt: Opened) -> list[StreamEvent]:
+async def events_of(attempt: OpenResponse) -> list[StreamEvent]:
     """All events of a stream, held to the grammar; the attempt is closed."""
     validator, events = StreamValidator(), []
     async for batch in read(attempt):

@@ -152,9 +152,7 @@ class Attempt:
         self.permit = UNLIMITED
         self.on_end: Callable[[UpstreamError | None], None] | None = None
         route = self.route = target.route(job.protocol)
-        self.passthrough: InboundRequest | None = (
-            job.inbound_request if route.outbound.protocol == job.protocol else None
-        )
+        self.passthrough: InboundRequest | None = job.inbound_request if route.passthrough else None
         if job.inbound_request is not None:
             refuse_addresses(job.inbound_request, route.upstream)
         if upstream_request is None:

@@ -45,7 +45,7 @@ from llmproxy_asgi.errors import GatewayError
 from llmproxy_asgi.execution.admission_queue import UNLIMITED
 from llmproxy_asgi.execution.attempt import Attempt
 from llmproxy_asgi.translators.assemble import fold
-from llmproxy_asgi.translators.base import Upstream, UpstreamRequest
+from llmproxy_asgi.translators.base import ErrorT, Upstream, UpstreamRequest
 
 MAX_ROUNDS = 5
 """How often a paused response is continued."""
@@ -67,8 +67,7 @@ def may_pause(attempt: Attempt) -> bool:
     job = attempt.job
     if attempt.passthrough is not None or job.inbound_request is None:
         return False
-    outbound = attempt.route.outbound
-    return outbound.pauses and outbound.protocol != job.protocol
+    return attempt.route.outbound.pauses and not attempt.route.passthrough
 
 
 class Continuation:
@@ -95,14 +94,18 @@ class Continuation:
         "credential",
         "passthrough",
         "permit",
+        "route",
         "target",
         "upstream_request",
         "whole",
     )
 
+    heavy = False
+
     def __init__(self, first: Attempt, next_round: NextRound) -> None:
         self.target = first.target
         self.credential = first.credential
+        self.route = first.route
         self.permit = UNLIMITED
         self.upstream_request = first.upstream_request
         self.passthrough = first.passthrough
@@ -172,6 +175,14 @@ class Continuation:
         finally:
             self.permit.release()
 
+    def broke(self, error: ErrorT) -> ErrorT:
+        """Return the error unchanged, because a continuation never passes through."""
+        return error
+
+    def adopt_current_task(self) -> None:
+        """Let the running task read the current round from now on."""
+        self._attempt.adopt_current_task()
+
     # ── rounds ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _begin_round(self) -> None:
@@ -184,7 +195,7 @@ class Continuation:
         self._warn(*self._attempt.upstream_request.warnings)
 
     def _resumed(self) -> UpstreamRequest:
-        route = self.target.route(self._job.protocol)
+        route = self.route
         request = self._job.request.for_upstream(route.upstream)
         assert isinstance(request, Request), "only conversations are paused"
         if self._resume is not None:  # the upstream has kept its turn itself

@@ -33,6 +33,7 @@ from llmproxy_asgi.execution.budget import RetryBudgets
 from llmproxy_asgi.execution.continuation import Continuation, may_pause
 from llmproxy_asgi.execution.cooldown import Cooldown
 from llmproxy_asgi.execution.fan_out import FanOutAttempt
+from llmproxy_asgi.execution.open_response import OpenResponse
 from llmproxy_asgi.execution.reasoning import without_reasoning
 from llmproxy_asgi.execution.retry import CREDENTIAL_BOUND, wait_before_retry
 from llmproxy_asgi.execution.target_cooldowns import TargetCooldowns
@@ -56,9 +57,6 @@ from llmproxy_asgi.transport import Pool
 from llmproxy_asgi.worker import Worker
 
 _WAITS = (UpstreamRateLimited, UpstreamQuotaExceeded)
-
-Opened: TypeAlias = Attempt | Continuation | FanOutAttempt
-"""An open response; all are read and closed in the same way."""
 
 TargetCredential: TypeAlias = tuple[Target, Credential]
 """Where a call may be sent, and with which credential."""
@@ -122,7 +120,7 @@ class Executor:
         self._draw = draw or random.Random()  # noqa: S311  jitter, not secrets
         self._rotation = itertools.count()
 
-    async def begin(self, job: Job, targets: Sequence[Target], *, prefer: str | None = None) -> Opened:
+    async def begin(self, job: Job, targets: Sequence[Target], *, prefer: str | None = None) -> OpenResponse:
         """Return the first attempt that responds. The caller closes it.
 
         Args:
@@ -177,7 +175,7 @@ class Executor:
         full: list[TargetCredential],
         failures: list[UpstreamError],
         unsupported: Unsupported | None,
-    ) -> Opened:
+    ) -> OpenResponse:
         """Try the targets at their limits in the order in which they admit the call; otherwise as `begin`."""
         cooldowns: list[Cooldown] = []
         while full:
@@ -228,7 +226,7 @@ class Executor:
 
     async def _try_protocols(
         self, job: Job, eligible: EligibleTarget, full: list[TargetCredential], unsupported: Unsupported
-    ) -> Opened:
+    ) -> OpenResponse:
         """Try the upstream's other protocols, until one can express the request.
 
         Args:
@@ -252,7 +250,7 @@ class Executor:
         full: list[TargetCredential],
         *,
         first: tuple[Credential, Permit] | None = None,
-    ) -> Opened:
+    ) -> OpenResponse:
         """Try a target as often as its retries allow, with each of its credentials in turn.
 
         Args:
@@ -314,10 +312,10 @@ class Executor:
                 context.steps.append(Step(target.name, "skipped", why))
                 return
 
-    async def _with_permit(self, job: Job, target: Target, credential: Credential, permit: Permit) -> Opened:
+    async def _with_permit(self, job: Job, target: Target, credential: Credential, permit: Permit) -> OpenResponse:
         try:
-            if job.request.is_batch and target.route(job.protocol).outbound.protocol != job.protocol:
-                opened: Opened = await self._fan_out(job, target, credential)
+            if job.request.is_batch and not target.route(job.protocol).passthrough:
+                opened: OpenResponse = await self._fan_out(job, target, credential)
             else:
                 opened = await self._attempt(job, target, credential)
         except UpstreamError:

@@ -38,7 +38,8 @@ from llmproxy_asgi.execution.attempt import Attempt, Job
 from llmproxy_asgi.execution.continuation import Continuation
 from llmproxy_asgi.execution.lazy_request import DecodedRequest
 from llmproxy_asgi.providers.base import Credential
-from llmproxy_asgi.providers.target import Target
+from llmproxy_asgi.providers.target import Route, Target
+from llmproxy_asgi.translators.base import ErrorT
 from llmproxy_asgi.translators.refusals import refusal
 
 MAX_CONCURRENCY = 4
@@ -91,6 +92,8 @@ class FanOutAttempt:
         "upstream_request",
         "whole",
     )
+
+    heavy = False
 
     def __init__(
         self, job: Job, target: Target, credential: Credential, begin: Begin, try_admit: TryAdmit = lambda: UNLIMITED
@@ -156,6 +159,18 @@ class FanOutAttempt:
             await asyncio.gather(*tasks, return_exceptions=True)
         finally:
             self.permit.release()
+
+    @property
+    def route(self) -> Route:
+        """The target with the protocol of this call."""
+        return self.target.route(self._jobs[0].protocol)
+
+    def broke(self, error: ErrorT) -> ErrorT:
+        """Return the error unchanged, because several responses never pass through."""
+        return error
+
+    def adopt_current_task(self) -> None:
+        """Do nothing, because each response is read by its own task."""
 
     # ── one of them ─────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -24,6 +24,8 @@ class Route(msgspec.Struct, frozen=True):
 
     outbound: AnyOutbound
     upstream: Upstream
+    passthrough: bool
+    """Whether it is the callers' own protocol, so that bytes can stay unchanged."""
     address: Address
     """Of requests for a whole response."""
     stream_address: Address
@@ -71,8 +73,12 @@ class Target:
             selected = self._select_protocol(protocol)
             if selected is None:
                 raise _unsupported(self, protocol)
-            route = self._routes[protocol] = self._route(selected)
+            route = self._routes[protocol] = self._route(selected, passthrough=selected == protocol)
         return route
+
+    def find_route(self, protocol: str) -> Route | None:
+        """Return the route for callers of `protocol`; None: the upstream has no protocol for them."""
+        return self._routes.get(protocol) or (self.route(protocol) if self.supports(protocol) else None)
 
     def next_protocol(self, protocol: str) -> "Target | None":
         """Return the same target with the next of its upstream's protocols; None: there is no other.
@@ -92,14 +98,6 @@ class Target:
     def supports(self, protocol: str) -> bool:
         """Return whether there is a route for callers of `protocol`."""
         return protocol in self._routes or self._select_protocol(protocol) is not None
-
-    def passes_through(self, protocol: str) -> bool:
-        """Return whether callers of `protocol` are served in the same protocol, so that bytes can stay unchanged."""
-        return self.supports(protocol) and self.route(protocol).outbound.protocol == protocol
-
-    def translates(self, protocol: str) -> bool:
-        """Return whether callers of `protocol` are served in another one."""
-        return self.supports(protocol) and self.route(protocol).outbound.protocol != protocol
 
     def counting_route(self, protocol: str) -> Route | None:
         """Return the route on which tokens are counted for callers of `protocol`: the usual one if it has a counter.
@@ -142,7 +140,7 @@ class Target:
         outbounds = (translator(other).outbound for other in offered)
         return next((each.protocol for each in outbounds if each.family == family and each.carries_others), None)
 
-    def _route(self, protocol: str) -> Route:
+    def _route(self, protocol: str, *, passthrough: bool) -> Route:
         provider = self.provider
         return Route(
             outbound=translator(protocol).outbound,
@@ -156,6 +154,7 @@ class Target:
                 private_media=provider.config.allow_private_media,
                 google_storage=protocol in _GOOGLE_STORAGE,
             ),
+            passthrough=passthrough,
             address=provider.address(protocol, self.model, stream=False),
             stream_address=provider.address(protocol, self.model, stream=True),
             counting_address=provider.counting_address(protocol, self.model),

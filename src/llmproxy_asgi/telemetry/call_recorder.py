@@ -25,7 +25,7 @@ from llmproxy_asgi.facts import (
     TokensCounted,
 )
 from llmproxy_asgi.principal import OwnerKind
-from llmproxy_asgi.providers.target import Target
+from llmproxy_asgi.providers.target import Route, Target
 from llmproxy_asgi.translators.embeddings.records import Embeddings
 
 CLIENT_CLOSED_REQUEST = 499
@@ -130,7 +130,7 @@ class CallRecorder(_Recorder):
     def finish(
         self,
         error: BaseException | None,
-        target: Target | None,
+        route: Route | None,
         warnings: tuple[str, ...] = (),
         *,
         guess: Callable[[], Usage] | None = None,
@@ -139,7 +139,7 @@ class CallRecorder(_Recorder):
 
         Args:
             error: What ended the call; None: it was read to its end.
-            target: The target that answered; None: no target did.
+            route: The route of the response; None: no target responded.
             warnings: What was lost or approximated in translation.
             guess: Estimates the least usage of a broken stream whose upstream had reported none yet.
         """
@@ -168,9 +168,9 @@ class CallRecorder(_Recorder):
                 tenant=caller.tenant,
                 protocol=caller.protocol,
                 model=caller.model,
-                provider=target.provider.name if target is not None else _failed_provider(failure),
-                upstream_model=target.model if target is not None else "",
-                upstream_protocol=target.route(caller.protocol).outbound.protocol if target is not None else "",
+                provider=route.upstream.provider if route is not None else _failed_provider(failure),
+                upstream_model=route.upstream.model if route is not None else "",
+                upstream_protocol=route.outbound.protocol if route is not None else "",
                 outcome=outcome,
                 status=status,
                 kind=kind,

@@ -15,8 +15,9 @@ from llmproxy_asgi.errors import (
 )
 from llmproxy_asgi.execution.admission import AdmissionQueues
 from llmproxy_asgi.execution.attempt import Job
-from llmproxy_asgi.execution.executor import Executor, Opened
+from llmproxy_asgi.execution.executor import Executor
 from llmproxy_asgi.execution.lazy_request import LazyRequest
+from llmproxy_asgi.execution.open_response import OpenResponse
 from llmproxy_asgi.providers.target import Target
 from llmproxy_asgi.translators.registry import translator
 from support.execution import PICTURE, ExecutorHarness, fine, first_frame, job, refused, streamed, words_of
@@ -76,7 +77,7 @@ async def test_a_call_that_waited_continues_with_the_next_full_target(harness: E
     assert [step.outcome for step in asked.context.steps] == ["skipped", "skipped", "failed", "served"]
 
 
-async def queued(harness: ExecutorHarness, target: Target) -> tuple[Job, asyncio.Task[Opened]]:
+async def queued(harness: ExecutorHarness, target: Target) -> tuple[Job, asyncio.Task[OpenResponse]]:
     """A call that waits for room with a target."""
     asked = job()
     waiting = asyncio.create_task(harness.executor.begin(asked, [target]))

@@ -162,3 +162,13 @@ def test_a_refusal_says_what_is_missing() -> None:
     for reason, (unfit, caller) in reasons.items():
         with pytest.raises(Unsupported, match=reason):
             unfit.route(caller)
+
+
+def test_a_route_is_resolved_once_and_knows_whether_bytes_pass_through() -> None:
+    """Return the same route on every look-up, and none for callers of a family that the upstream doesn't support."""
+    to = target("openai-compatible", CHAT)
+    assert to.find_route(CHAT) is to.route(CHAT)
+    assert to.route(CHAT).passthrough
+    assert to.find_route(MESSAGES) is to.route(MESSAGES)
+    assert not to.route(MESSAGES).passthrough
+    assert to.find_route(EMBEDDINGS) is None
