@@ -23,8 +23,9 @@ from llmproxy_asgi.conversation import Batch, Ended, Failed, Finished, FinishRea
 from llmproxy_asgi.conversation_state.reasoning import ReasoningTap, extract_reasoning
 from llmproxy_asgi.errors import BadRequest, GatewayError, UpstreamError, UpstreamTimeout
 from llmproxy_asgi.translators.base import InboundRequest, StreamDecoder, Upstream, UpstreamRequest
+from llmproxy_asgi.translators.codec.grammar import Rule
 from llmproxy_asgi.translators.registry import translator
-from llmproxy_asgi.translators.stream_validator import Rule, StreamRuleError, StreamValidator
+from llmproxy_asgi.translators.stream_validator import StreamRuleError, StreamValidator
 
 NOW = datetime(2026, 11, 21, tzinfo=UTC)
 _LAST = (Failed, Ended)

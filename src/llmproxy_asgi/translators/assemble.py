@@ -1,7 +1,7 @@
 """Fold events into a `Response`, and unfold a `Response` into legal events.
 
 Fields that no event carries are lost in a stream: `Candidate.phase`, `Candidate.extras`, and the log probabilities
-of a candidate without any part. Folding relies on the order that `stream_validator.py` describes; a stream that breaks
+of a candidate without any part. Folding relies on the order that `codec/grammar.py` describes; a stream that breaks
 it so that no answer is left is an error of the upstream, never a crash.
 """
 
@@ -12,8 +12,8 @@ import msgspec
 
 import llmproxy_asgi.conversation as ir
 from llmproxy_asgi.errors import GatewayError, UpstreamProtocolError
+from llmproxy_asgi.translators.codec.grammar import FITS
 from llmproxy_asgi.translators.media import joined_base64
-from llmproxy_asgi.translators.stream_validator import FITS
 
 
 def fold(events: Iterable[ir.StreamEvent]) -> ir.Response:

@@ -28,7 +28,8 @@ from llmproxy_asgi.conversation import (
 )
 from llmproxy_asgi.errors import UpstreamFailed
 from llmproxy_asgi.translators.assemble import unfold
-from llmproxy_asgi.translators.stream_validator import Rule, StreamRuleError, StreamValidator
+from llmproxy_asgi.translators.codec.grammar import Rule
+from llmproxy_asgi.translators.stream_validator import StreamRuleError, StreamValidator
 from support.conversations import broken_rows, event_rows, responses
 
 STARTED = Started("r", "m", datetime(2026, 1, 1, tzinfo=UTC))

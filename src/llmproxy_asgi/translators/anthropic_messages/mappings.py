@@ -35,33 +35,18 @@ def is_known_stop_reason(reason: str | None) -> bool:
     return reason in FINISH_IN
 
 
-def decode_finish(
-    reason: str | None,
-    sequence: str | None,
-    details: Mapping[str, Any] | None,
-    *,
-    has_calls: bool | None = None,
-    complete: bool = False,
-) -> ir.Finish:
+def decode_finish(reason: str | None, sequence: str | None, details: Mapping[str, Any] | None) -> ir.Finish:
     """Decode why a response ended; an unknown stop reason becomes `UNKNOWN` and is kept in `native`.
 
     Args:
         reason: The upstream's stop reason.
         sequence: The stop sequence that ended the response.
         details: The upstream's details about a refusal.
-        has_calls: Whether the response has tool calls; None if not known. Some servers send `end_turn` with calls, or
-            `tool_use` without any.
-        complete: Whether those calls are complete, so that an unknown stop reason means tool calls.
     """
-    finish_reason = FINISH_IN.get(reason or "", ir.FinishReason.UNKNOWN)
-    if has_calls and (finish_reason is ir.FinishReason.STOP or (complete and finish_reason is ir.FinishReason.UNKNOWN)):
-        finish_reason = ir.FinishReason.TOOL_CALLS
-    elif has_calls is False and finish_reason is ir.FinishReason.TOOL_CALLS:
-        finish_reason = ir.FinishReason.STOP
     explanation = details.get("explanation") if details else None
     category = details.get("category") if details else None
     return ir.Finish(
-        reason=finish_reason,
+        reason=FINISH_IN.get(reason or "", ir.FinishReason.UNKNOWN),
         native=reason,
         stop_sequence=sequence,
         message=explanation if isinstance(explanation, str) else None,

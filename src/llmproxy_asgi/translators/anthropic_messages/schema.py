@@ -93,10 +93,9 @@ class BlockDelta(msgspec.Struct, gc=False):
     citation: dict[str, Any] | None = None
 
 
-class DeltaEvent(msgspec.Struct, gc=False):
+class DeltaEvent(msgspec.Struct, gc=False, tag_field="type", tag="content_block_delta"):
     """A `content_block_delta`, the most common event; decoded by its own decoder for speed."""
 
-    type: str | None = None
     index: int | None = None
     delta: BlockDelta | None = None
 

@@ -1,0 +1,1 @@
+"""What the codecs of all protocols share: the events of an answer, and the decoding of their streams."""
