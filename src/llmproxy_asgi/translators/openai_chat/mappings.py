@@ -6,23 +6,20 @@ Source: the types of the openai Python SDK 3.52.0 (read 2026-11-21), and the res
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from msgspec import MsgspecError, Raw
+from msgspec import MsgspecError, Raw, Struct, convert
 
 import llmproxy_asgi.conversation as ir
 from llmproxy_asgi.translators.media import image_type
 from llmproxy_asgi.translators.names import derived
 from llmproxy_asgi.translators.openai.logprobs import decode_entries, encode_logprob
+from llmproxy_asgi.translators.openai_chat.schema import Counts, InputCounts, OutputCounts
 from llmproxy_asgi.translators.raw_json import split_object
 
 PROTOCOL = "openai-chat"
 
-_INS = ("cached_tokens", "cache_write_tokens", "audio_tokens", "image_tokens")
-_OUTS = ("reasoning_tokens", "audio_tokens", "image_tokens")
 _PREDICTED = ("accepted_prediction_tokens", "rejected_prediction_tokens")
-"""Counts in the details of the input and output usage."""
-_CACHED = ("cached_tokens", "prompt_cache_hit_tokens", "cache_read_input_tokens")
-"""Fields for tokens read from a cache: of Moonshot, DeepSeek, and gateways that keep Anthropic's names."""
-_WRITTEN = ("cache_creation_input_tokens",)
+"""Counts in the details of the output usage."""
+_NO_INPUT, _NO_OUTPUT = InputCounts(), OutputCounts()
 
 FINISH_IN: Mapping[str, ir.FinishReason] = {
     "stop": ir.FinishReason.STOP,
@@ -121,14 +118,19 @@ def decode_usage(found: Any) -> ir.Usage | None:
     """Decode the token counts; None if there are none. Values that cannot be counts are read as 0."""
     if type(found) is not dict:
         return None
-    input_tokens, output_tokens = _count(found, "prompt_tokens"), _count(found, "completion_tokens")
-    total = _count(found, "total_tokens")
-    cached, written, audio_input, image_input = _counts(found.get("prompt_tokens_details"), _INS)
-    reasoning, audio_output, image_output = _counts(found.get("completion_tokens_details"), _OUTS)
-    cached = cached or _first_count(found, _CACHED)
-    written = written or _first_count(found, _WRITTEN)
-    reasoning = reasoning or _count(found, "reasoning_tokens")  # Perplexity's
-    if reasoning and total == input_tokens + output_tokens + reasoning:
+    try:
+        counts = convert(found, Counts)
+    except MsgspecError:
+        counts = _readable_counts(found)
+    ins = counts.prompt_tokens_details or _NO_INPUT
+    outs = counts.completion_tokens_details or _NO_OUTPUT
+    input_tokens, output_tokens = counts.prompt_tokens or 0, counts.completion_tokens or 0
+    cached = (
+        ins.cached_tokens or counts.cached_tokens or counts.prompt_cache_hit_tokens or counts.cache_read_input_tokens
+    ) or 0
+    written = ins.cache_write_tokens or counts.cache_creation_input_tokens or 0
+    reasoning = outs.reasoning_tokens or counts.reasoning_tokens or 0
+    if reasoning and counts.total_tokens == input_tokens + output_tokens + reasoning:
         output_tokens += reasoning  # xAI counts reasoning beside the completion
     return ir.Usage(
         input=max(input_tokens, cached + written),
@@ -136,10 +138,10 @@ def decode_usage(found: Any) -> ir.Usage | None:
         cache_read=cached,
         cache_write=written,
         reasoning=reasoning,
-        audio_input=audio_input,
-        audio_output=audio_output,
-        image_input=image_input,
-        image_output=image_output,
+        audio_input=ins.audio_tokens or 0,
+        audio_output=outs.audio_tokens or 0,
+        image_input=ins.image_tokens or 0,
+        image_output=outs.image_tokens or 0,
         extras={PROTOCOL: found},
     )
 
@@ -177,8 +179,17 @@ def _counts(details: Any, keys: Sequence[str]) -> list[int]:
     return [_count(details, key) for key in keys] if type(details) is dict else [0] * len(keys)
 
 
-def _first_count(found: Mapping[str, Any], keys: Sequence[str]) -> int:
-    return next((count for key in keys if (count := _count(found, key))), 0)
+def _readable_counts(found: Mapping[str, Any]) -> Counts:
+    """Decode token counts among which some values cannot be counts: those are left out."""
+    counts = Counts(**_fields(found, Counts))
+    counts.prompt_tokens_details = InputCounts(**_fields(found.get("prompt_tokens_details"), InputCounts))
+    counts.completion_tokens_details = OutputCounts(**_fields(found.get("completion_tokens_details"), OutputCounts))
+    return counts
+
+
+def _fields(found: Any, kind: type[Struct]) -> dict[str, Any]:
+    names = kind.__struct_fields__
+    return dict(zip(names, _counts(found, names), strict=True))
 
 
 def _count(found: Mapping[str, Any], key: str) -> int:

@@ -84,6 +84,41 @@ class Chunk(NextChunk, gc=False):
     created: int | float | None = None
 
 
+TokenCount = Annotated[int, msgspec.Meta(ge=0, le=ir.MOST_TOKENS)]
+
+
+class InputCounts(msgspec.Struct, gc=False):
+    """The details of a usage's input tokens."""
+
+    cached_tokens: TokenCount | None = None
+    cache_write_tokens: TokenCount | None = None
+    audio_tokens: TokenCount | None = None
+    image_tokens: TokenCount | None = None
+
+
+class OutputCounts(msgspec.Struct, gc=False):
+    """The details of a usage's output tokens."""
+
+    reasoning_tokens: TokenCount | None = None
+    audio_tokens: TokenCount | None = None
+    image_tokens: TokenCount | None = None
+
+
+class Counts(msgspec.Struct, gc=False):
+    """The counts of a usage, among them those that compatible servers put beside the details."""
+
+    prompt_tokens: TokenCount | None = None
+    completion_tokens: TokenCount | None = None
+    total_tokens: TokenCount | None = None
+    prompt_tokens_details: InputCounts | None = None
+    completion_tokens_details: OutputCounts | None = None
+    cached_tokens: TokenCount | None = None  # Moonshot's
+    prompt_cache_hit_tokens: TokenCount | None = None  # DeepSeek's
+    cache_read_input_tokens: TokenCount | None = None  # Anthropic's name, which gateways keep
+    cache_creation_input_tokens: TokenCount | None = None
+    reasoning_tokens: TokenCount | None = None  # Perplexity's
+
+
 class CountedChoice(msgspec.Struct, gc=False):
     usage: Loose = None
 
