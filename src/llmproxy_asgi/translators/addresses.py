@@ -57,9 +57,11 @@ def refuse_addresses(inbound_request: InboundRequest, upstream: Upstream) -> Non
         return
     for key in kind.within:
         value = inbound_request.raw.get(key)
-        if value is None or memoryview(value)[0] == _QUOTE:
+        if value is None:
             continue
         data = bytes(value)
+        if data[0] == _QUOTE:
+            continue
         if not _may_hold_address(data.lower(), kind.hints) and not may_hide_names(data):
             continue
         try:

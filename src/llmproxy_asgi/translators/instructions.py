@@ -26,6 +26,9 @@ def place_instructions(messages: Sequence[ir.Message], can: Capabilities, losses
     """
     if can.several_system and can.system_midway:
         return messages
+    later = messages[1:]
+    if later and "system" not in [message.role for message in later]:
+        return messages
     leading = next((at for at, message in enumerate(messages) if message.role != "system"), len(messages))
     head, rest = messages[:leading], messages[leading:]
     if not can.several_system:

@@ -74,6 +74,8 @@ class Outline:
         raw, values = opened
         self.check_names(raw.keys())
         # No list has more elements than the body has values.
+        if values <= bounds.messages and values <= bounds.tools:
+            return
         for counted in self._counted:
             most = max(getattr(bounds, counted.bound), counted.least)
             if values > most and (given := raw.get(counted.field)) is not None:

@@ -34,7 +34,11 @@ def repair_response(body: bytes, choices: Sequence[Choice]) -> bytes:
         body: The response.
         choices: Its decoded choices.
     """
-    if all(_are_distinct(choice.message.tool_calls) for choice in choices if choice.message is not None):
+    for decoded in choices:  # once per response: a generator would cost as much as the whole check
+        message_calls = decoded.message.tool_calls if decoded.message is not None else None
+        if message_calls and not _are_distinct(message_calls):
+            break
+    else:
         return body
     nonce = token_hex(8)
     answer = split_object(replace_halves(body) or body)
@@ -50,8 +54,8 @@ def repair_response(body: bytes, choices: Sequence[Choice]) -> bytes:
     return join_object(answer)
 
 
-def _are_distinct(calls: Sequence[CallDelta] | None) -> bool:
-    return not calls or (all(call.id for call in calls) and len({call.id for call in calls}) == len(calls))
+def _are_distinct(calls: Sequence[CallDelta]) -> bool:
+    return all(call.id for call in calls) and len({call.id for call in calls}) == len(calls)
 
 
 def _with_ids(calls: msgspec.Raw, ids: DistinctIds, seed: str) -> msgspec.Raw:
