@@ -294,6 +294,8 @@ def _mark(call: ToolCall) -> str:
 
 def missing(request: Request) -> tuple[str, ...]:
     """Return the keys of calls and texts whose turn came without reasoning state."""
+    if not _may_need_state(request.messages):
+        return ()
     keys: dict[str, None] = {}
     conversation = Conversation(request.messages)
     for begin, _, turn in _bare_turns(request.messages):
@@ -351,6 +353,16 @@ def restore(request: Request, cached: CachedReasoningByKey, upstream: Upstream) 
             messages[begin:end] = restored
             changed = True
     return msgspec.structs.replace(request, messages=tuple(messages)) if changed else request
+
+
+def _may_need_state(messages: Sequence[Message]) -> bool:
+    """Whether the model's turns have calls or texts with ids, as `_is_bare` requires: most conversations have none."""
+    for message in messages:
+        if message.role == "assistant":
+            for part in message.parts:
+                if type(part) is ToolCall or (type(part) is Text and part.id is not None):
+                    return True
+    return False
 
 
 def _bare_turns(messages: Sequence[Message]) -> Iterator[tuple[int, int, tuple[Message, ...]]]:
