@@ -149,11 +149,11 @@ def decode(value: msgspec.Raw | bytes, *, leaving: str | None = None) -> Any:
         UnicodeDecodeError: A string in it is not UTF-8.
         RecursionError: It is nested too deep.
     """
-    view = memoryview(value)
-    if len(view) > _STEP:
-        if view[0] == _ARRAY:
+    if len(value) > _STEP:
+        first = memoryview(value)[0]
+        if first == _ARRAY:
             return [decode(each, leaving=leaving) for each in _LIST.decode(value)]
-        if view[0] == _OBJECT:
+        if first == _OBJECT:
             return {
                 name: each if name == leaving else decode(each, leaving=leaving)
                 for name, each in _DECODER.decode(value).items()

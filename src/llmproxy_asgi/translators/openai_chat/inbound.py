@@ -73,7 +73,7 @@ class ChatInbound(OpenAIInbound):
             if "input" not in raw:
                 raise missing("messages")
             return reopen(body, written_in=_OTHER, served_in=PROTOCOL, headers=headers, path=path, bounds=bounds)
-        small = Node.of(raw, "messages") if len(memoryview(messages)) < _SMALLEST else None
+        small = Node.of(raw, "messages") if len(messages) < _SMALLEST else None
         if small is not None and not small.value:
             raise BadRequest(
                 "The conversation is empty (messages): send at least one message.", param="messages", code="empty_array"

@@ -119,6 +119,6 @@ def _check_input(raw: Mapping[str, msgspec.Raw]) -> None:
         return
     if given is None or memoryview(given)[0] == _NULL:
         raise missing("input")
-    small = Node.of(raw, "input") if len(memoryview(given)) < len('[{"id":""}]') else None
+    small = Node.of(raw, "input") if len(given) < len('[{"id":""}]') else None
     if small is not None and not small.value:
         raise BadRequest("The input is empty (input): send at least one item.", param="input", code="empty_array")
