@@ -6,11 +6,11 @@ Legacy completions take a list of prompts. For an upstream of conversations each
     prompt 1 ─ attempt ─ candidates n..2n-1├─▶ one Started, their parts as they come, usage summed, one Ended
     ...                                    ┘
 
-All are sent to one target with one credential, a few at a time, each in its own task because the timeouts of an attempt
-belong to the task that began it. The call's own permit counts for one of them; each further one takes a permit while it
-runs, and if there is none, they run one after another. The first event commits all of them: before it a failure fails
-the whole try, which the executor may repeat; after it a failure is the last event of the stream. Nothing is retried
-here.
+All are sent to one target with one credential by a few workers, each in its own task because the timeouts of an attempt
+belong to the task that began it. One worker uses the call's own permit, the others take a further permit for each
+request; without any, the requests are sent one after another. The first event commits all of them: before it a failure
+fails the whole try, which the executor may repeat; after it a failure is the last event of the stream. Nothing is
+retried here.
 """
 
 import asyncio
@@ -53,8 +53,8 @@ _READ_AHEAD = 64
 Begin: TypeAlias = Callable[[Job], Awaitable[Attempt | Continuation]]
 TryAdmit: TypeAlias = Callable[[], Permit | None]
 """Returns a further permit of the provider if one is available, without waiting."""
-_Result: TypeAlias = Batch | Response | Exception
-"""What one of the requests yields: a batch, the whole response, or its failure."""
+_Read: TypeAlias = tuple[int, Batch | Exception]
+"""The number of a stream, and its next batch or its failure."""
 
 
 class FanOutAttempt:
@@ -75,13 +75,14 @@ class FanOutAttempt:
         "_begin",
         "_ended",
         "_first",
-        "_first_candidates",
         "_jobs",
-        "_limit",
+        "_offsets",
         "_over",
-        "_own_permit",
+        "_pending",
         "_queue",
+        "_responses",
         "_started",
+        "_stream",
         "_tasks",
         "_try_admit",
         "_usages",
@@ -103,14 +104,15 @@ class FanOutAttempt:
             raise refusal("Too many prompts in one call", "prompt", f"send at most {MAX_REQUESTS} to this upstream")
         self._jobs = [msgspec.structs.replace(job, request=DecodedRequest(request)) for request in requests]
         # Candidates are numbered before they arrive, because each request has as many as it asks for.
-        self._first_candidates = [requests[0].candidates * number for number in range(len(requests))]
+        self._offsets = [requests[0].candidates * number for number in range(len(requests))]
+        self._pending = enumerate(self._jobs)  # shared by the workers
+        self._stream = job.stream
         self._begin = begin
         self._try_admit = try_admit
-        self._limit = asyncio.Semaphore(MAX_CONCURRENCY)
-        self._own_permit = asyncio.Lock()  # held by the request that runs on the call's own permit
-        self._queue: asyncio.Queue[tuple[int, _Result]] = asyncio.Queue(_READ_AHEAD)
+        self._queue: asyncio.Queue[_Read] = asyncio.Queue(_READ_AHEAD)
         self._tasks: list[asyncio.Task[None]] = []
-        self._first: tuple[int, _Result] | None = None
+        self._responses: dict[int, Response] = {}
+        self._first: tuple[int, Batch] | None = None
         self._usages = [Usage()] * len(requests)
         self._started = False
         self._ended = 0
@@ -128,25 +130,25 @@ class FanOutAttempt:
             GatewayError: One of them failed; nothing has reached the caller.
         """
         loop = asyncio.get_running_loop()
-        self._tasks = [loop.create_task(self._run(number, job)) for number, job in enumerate(self._jobs)]
-        if self._jobs[0].stream:
-            self._first = await self._next_result()
+        workers = range(min(MAX_CONCURRENCY, len(self._jobs)))
+        self._tasks = [loop.create_task(self._work(is_first=worker == 0)) for worker in workers]
+        if self._stream:
+            self._first = await self._next_batch()
         else:
-            await self._complete()
+            await asyncio.gather(*self._tasks)
+            self.whole = self._joined()
 
     async def next(self) -> Batch | None:
         """Return the next batch of a stream; None after the last. A failure is a batch that ends with `Failed`."""
         while not self._over:
             first, self._first = self._first, None
             try:
-                number, result = first or await self._next_result()
+                number, batch = first or await self._next_batch()
             except GatewayError as error:
                 self._over = True
                 return Batch((Failed(error),))
-            if isinstance(result, Batch):
-                events = self._merged(number, result.events)
-                if events:
-                    return Batch(events)
+            if events := self._merged(number, batch.events):
+                return Batch(events)
         return None
 
     async def close(self) -> None:
@@ -172,72 +174,71 @@ class FanOutAttempt:
     def adopt_current_task(self) -> None:
         """Do nothing, because each response is read by its own task."""
 
-    # ── one of them ─────────────────────────────────────────────────────────────────────────────────────────────────
+    async def _work(self, *, is_first: bool) -> None:
+        """Send requests until none is left.
 
-    async def _run(self, number: int, job: Job) -> None:
+        Args:
+            is_first: Whether the worker uses the call's own permit; others end if no further permit is available.
+        """
         try:
-            async with self._limit:
-                await self._run_admitted(number, job)
-        except Exception as error:  # noqa: BLE001  the reader raises it
-            await self._queue.put((number, error))
+            while (permit := UNLIMITED if is_first else self._try_admit()) is not None:
+                try:
+                    if (entry := next(self._pending, None)) is None:
+                        return
+                    await self._send(*entry)
+                finally:
+                    permit.release()
+        except Exception as error:
+            if not self._stream:
+                raise
+            await self._queue.put((-1, error))
 
-    async def _run_admitted(self, number: int, job: Job) -> None:
-        permit = self._try_admit() if self._own_permit.locked() else None
-        if permit is None:
-            async with self._own_permit:
-                await self._read(number, job)
-            return
-        try:
-            await self._read(number, job)
-        finally:
-            permit.release()
-
-    async def _read(self, number: int, job: Job) -> None:
+    async def _send(self, number: int, job: Job) -> None:
         attempt = await self._begin(job)
         try:
             if not hasattr(self, "upstream_request"):
                 self.upstream_request = attempt.upstream_request
-            if not job.stream:
+            if not self._stream:
                 assert isinstance(attempt.whole, Response), "responses to several requests do not pass through"
-                await self._queue.put((number, attempt.whole))
+                self._responses[number] = attempt.whole
                 return
             while (batch := await attempt.next()) is not None:
                 await self._queue.put((number, batch))
         finally:
             await attempt.close()
 
-    async def _next_result(self) -> tuple[int, _Result]:
-        number, result = await self._queue.get()
-        if isinstance(result, Exception):
-            raise result
-        return number, result
+    async def _next_batch(self) -> tuple[int, Batch]:
+        number, read = await self._queue.get()
+        if isinstance(read, Exception):
+            raise read
+        return number, read
 
-    # ── all of them ─────────────────────────────────────────────────────────────────────────────────────────────────
-
-    async def _complete(self) -> None:
-        responses: dict[int, Response] = {}
-        while len(responses) < len(self._jobs):
-            number, result = await self._next_result()
-            assert isinstance(result, Response), "no stream was requested"
-            responses[number] = result
-        candidates = [
-            msgspec.structs.replace(candidate, index=self._first_candidates[number] + candidate.index)
-            for number in sorted(responses)
-            for candidate in responses[number].candidates
-        ]
-        usage = sum_usage([response.usage for response in responses.values()])
-        self.whole = msgspec.structs.replace(responses[0], candidates=tuple(candidates), usage=usage)
+    def _joined(self) -> Response:
+        """Return the responses as one, with the metadata of the first."""
+        responses = [self._responses[number] for number in range(len(self._jobs))]
+        candidates = tuple(
+            msgspec.structs.replace(candidate, index=offset + candidate.index)
+            for offset, response in zip(self._offsets, responses, strict=True)
+            for candidate in response.candidates
+        )
+        usage = sum_usage([response.usage for response in responses])
+        return msgspec.structs.replace(responses[0], candidates=candidates, usage=usage)
 
     def _merged(self, number: int, events: Sequence[StreamEvent]) -> list[StreamEvent]:
         """Return the events of one stream as events of the merged one."""
         merged: list[StreamEvent] = []
-        offset = self._first_candidates[number]
+        offset = self._offsets[number]
         for event in events:
             match event:
-                case Started():
-                    merged += self._start(number, event)
-                case UsageReported(usage=usage):
-                    merged.append(self._add_usage(number, usage))
+                case Started(usage=usage) if not self._started:
+                    self._started = True
+                    self._usages[number] = usage or Usage()
+                    merged.append(event)
+                case Started(usage=None) | Passed():
+                    pass
+                case Started(usage=usage) | UsageReported(usage=usage):
+                    self._usages[number] = usage or Usage()
+                    merged.append(UsageReported(sum_usage(self._usages)))
                 case Ended():
                     self._ended += 1
                     if self._ended == len(self._jobs):
@@ -249,20 +250,6 @@ class FanOutAttempt:
                     break
                 case Finished(candidate=candidate, finish=finish):
                     merged.append(Finished(offset + candidate, finish))
-                case Passed():
-                    pass
                 case _:
                     merged.append(msgspec.structs.replace(event, candidate=offset + event.candidate))
         return merged
-
-    def _start(self, number: int, event: Started) -> list[StreamEvent]:
-        """Start the merged stream once; the usage in later starts is reported separately."""
-        if not self._started:
-            self._started = True
-            self._usages[number] = event.usage or Usage()
-            return [event]
-        return [self._add_usage(number, event.usage)] if event.usage else []
-
-    def _add_usage(self, number: int, usage: Usage) -> UsageReported:
-        self._usages[number] = usage
-        return UsageReported(sum_usage(self._usages))
