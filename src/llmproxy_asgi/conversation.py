@@ -46,8 +46,12 @@ CacheLifetime = Literal["5m", "30m", "1h", "12h", "24h"]
 Visibility = Literal["hidden", "summary", "updates", "full"]
 
 
-class Record(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A record made per call. Subclasses are keyword-only, which msgspec does not inherit."""
+class Record(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """A record made per call. Subclasses are keyword-only, which msgspec does not inherit.
+
+    The garbage collector skips it, because a request may have 100,000 parts, and a full collection stops the process.
+    So it holds JSON and other records only, which never refer back to it.
+    """
 
     @override
     def __repr__(self) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from llmproxy_asgi.conversation import Batch, Failed, StreamEvent
+from llmproxy_asgi.conversation import Batch, Failed, Message, Request, Seal, StreamEvent, Text, Tool, ToolResult
 from llmproxy_asgi.errors import GatewayError, UpstreamFailed
 
 
@@ -28,3 +28,12 @@ def test_a_failure_that_was_raised_leaves_nothing_behind(made: Callable[[Any], S
         left.append(weakref.ref(error))
     gc.collect()
     assert left[0]() is None
+
+
+def test_the_collector_skips_the_records_of_a_request() -> None:
+    """Its hundred thousand parts do not lengthen a collection, which stops the process."""
+    part = ToolResult(call_id="a", content=(Text(text="x", seals=(Seal(issuer="i", kind="signature", data="d"),)),))
+    message = Message(role="tool", parts=(part,), extras={"openai-chat": {"x": []}})
+    request = Request(protocol="openai-chat", model="m", messages=(message,), tools=(Tool(name="f"),))
+    for record in (request, message, part, part.content[0], request.tools[0]):
+        assert not gc.is_tracked(record)

@@ -7,6 +7,7 @@ Source: RFC 8259, section 7 (escapes) and section 8.2 (unpaired surrogates).
 """
 
 import re
+from collections.abc import Iterator
 
 REPLACEMENT = "\ufffd"
 HIGH = "\U0010f000-\U0010f3ff"
@@ -16,14 +17,18 @@ LOW = "\U0010f400-\U0010f7ff"
 They are private-use characters at the end of the last plane. Only JSON with a lone half is marked.
 """
 
-# Every escape is consumed whole, so that the second backslash of an escaped backslash begins nothing.
-_ESCAPE = re.compile(
-    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|u([dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL
-)
+_HIGH_ESCAPE = rb"\\u[dD][89abAB][0-9a-fA-F]{2}"
+_LOW_ESCAPE = rb"\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+# These are for pieces without escaped backslashes, so that every backslash begins an escape.
+_LONE = re.compile(rb"%b(?!%b)|(?<!%b)%b" % (_HIGH_ESCAPE, _LOW_ESCAPE, _HIGH_ESCAPE, _LOW_ESCAPE))
+_AT_BORDER = re.compile(rb'\\u([dD][89abAB][0-9a-fA-F]{2})(?=")|(?<=")\\u([dD][c-fC-F][0-9a-fA-F]{2})')
+_LOW_HALF = re.compile(_LOW_ESCAPE)
 _MAY_HOLD = re.compile(rb"\\u[dD][89a-fA-F]")
 _BASE = 0x10F000 - 0xD800
-_FIRST_LOW = 0xDC00
-_QUOTE = ord('"')
+_BACKSLASH = b"\x00"
+"""Replaces escaped backslashes meanwhile; JSON with this character is invalid anyway."""
+_PIECE = 2**18
+"""Bytes per step, so that a worker thread releases the interpreter lock in between."""
 
 
 def mark_halves(data: bytes) -> bytes | None:
@@ -40,23 +45,40 @@ def replace_halves(data: bytes) -> bytes | None:
 
 
 def _replaced(data: bytes, *, mark: bool) -> bytes | None:
-    if _MAY_HOLD.search(data) is None:
+    if _MAY_HOLD.search(data) is None or _BACKSLASH in data:
         return None
-    found = False
+    replaced: list[bytes] = []
+    found = 0
+    for piece in _pieces(data):
+        text = piece.replace(rb"\\", _BACKSLASH)
+        if mark:
+            text, count = _AT_BORDER.subn(_mark, text)
+            found += count
+        text, count = _LONE.subn(REPLACEMENT.encode(), text)
+        found += count
+        replaced.append(text.replace(_BACKSLASH, rb"\\"))
+    return b"".join(replaced) if found else None
 
-    def replace(escape: re.Match[bytes]) -> bytes:
-        nonlocal found
-        digits = escape[1]
-        if digits is None:
-            return escape[0]
-        found = True
-        half = int(digits, 16)
-        begin, end = escape.span()
-        border = data[begin - 1] == _QUOTE if half >= _FIRST_LOW else data[end : end + 1] == b'"'
-        return (chr(_BASE + half) if mark and border else REPLACEMENT).encode()
 
-    replaced = _ESCAPE.sub(replace, data)
-    return replaced if found else None
+def _mark(half: re.Match[bytes]) -> bytes:
+    return chr(_BASE + int(half[1] or half[2], 16)).encode()
+
+
+def _pieces(data: bytes) -> Iterator[bytes]:
+    """Yield the text in pieces that end neither within an escape nor before a quote or a low half."""
+    start = 0
+    while start < len(data):
+        end = start + _PIECE
+        last = data.rfind(b"\\", end - len(r"\uDC0"), end)
+        if last >= 0:
+            run = data[start : last + 1]
+            end = last + 1 - (len(run) - len(run.rstrip(b"\\"))) % 2
+        if data[end : end + 1] == b'"':
+            end += 1
+        if _LOW_HALF.match(data, end):
+            end += len(r"\uDC00")
+        yield data[start:end]
+        start = end
 
 
 def joined(high: str, low: str) -> str:
