@@ -10,6 +10,7 @@ import functools
 import inspect
 import socket
 import ssl
+import traceback
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,7 +35,14 @@ from llmproxy_asgi.transport.channel import (
     RequestProgress,
     Trust,
 )
-from llmproxy_asgi.transport.failures import BROKE, connect_timeout, not_http, refused_by_proxy, unreachable
+from llmproxy_asgi.transport.failures import (
+    BROKE,
+    connect_timeout,
+    not_http,
+    pool_timeout,
+    refused_by_proxy,
+    unreachable,
+)
 from llmproxy_asgi.transport.proxies import Proxies, Proxy, peer_name
 from llmproxy_asgi.transport.request_head import Address, HeaderLines, Headers, encode_method
 from llmproxy_asgi.transport.response import UpstreamResponse
@@ -69,6 +77,7 @@ def incompatibility() -> str:
         wanted <= offered
         and kept <= set(dir(StreamReader))
         and held <= set(dir(ResponseHandler))
+        and hasattr(TCPConnector, "_wait_for_available_connection")
         and "_factory" in TCPConnector._create_direct_connection.__code__.co_names  # noqa: SLF001
     ):
         return ""
@@ -365,7 +374,10 @@ class AiohttpChannel:
         try:
             connection = await self._connector.connect(route, [], connect_limit)
         except TimeoutError as error:
-            raise connect_timeout(connect_limit.connect or 0, route.peer) from error
+            seconds = connect_limit.connect or 0
+            if _waited_in_pool(error):
+                raise pool_timeout(seconds, route.peer, self.limits.max_connections) from error
+            raise connect_timeout(seconds, route.peer) from error
         except aiohttp.ClientHttpProxyError as error:
             raise refused_by_proxy(error.status, route.peer) from error
         except (aiohttp.ClientError, OSError) as error:
@@ -580,6 +592,15 @@ async def _read_available(payload: StreamReader, handler: _ConnectionHandler, li
     payload._cursor = payload.total_bytes  # noqa: SLF001
     handler.resume_reading()
     return data
+
+
+def _waited_in_pool(error: TimeoutError) -> bool:
+    """Return whether the connector gave up while all of its connections were in use."""
+    waiting = TCPConnector._wait_for_available_connection.__code__  # noqa: SLF001
+    cancelled = error.__cause__ or error.__context__
+    return cancelled is not None and any(
+        frame.f_code is waiting for frame, _ in traceback.walk_tb(cancelled.__traceback__)
+    )
 
 
 def _convert_error(error: BaseException, handler: _ConnectionHandler, peer: str) -> UpstreamError | None:

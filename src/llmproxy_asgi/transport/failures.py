@@ -33,6 +33,7 @@ UNREACHABLE = "The upstream could not be reached."
 BROKE = "The connection to the upstream broke."
 UNTRUSTED = "The upstream's certificate was not accepted."
 LATE = "The upstream could not be reached in time."
+FULL = "All of the gateway's connections to the upstream are in use."
 EXHAUSTED = "The gateway could not open a connection; it has too many open."
 
 
@@ -61,6 +62,18 @@ def unreachable(error: BaseException, peer: str, *, connected: bool = False) -> 
 def connect_timeout(seconds: float, peer: str) -> UpstreamConnectTimeout:
     """Return the error for a connection that was not established in time."""
     return UpstreamConnectTimeout(LATE, reason=f"no connection within {seconds:g} s (DNS, TCP and TLS): {peer}")
+
+
+def pool_timeout(seconds: float, peer: str, most: int | None = None) -> UpstreamConnectTimeout:
+    """Return the error for a call that waited in vain for another one to release its connection.
+
+    Args:
+        seconds: The length of the wait.
+        peer: The `host:port` of the call, and its proxy.
+        most: The pool's maximum of connections; None: unknown, as it is the host's own pool.
+    """
+    pool = "connections of the host's own pool" if most is None else f"{most} connections of the pool (max_connections)"
+    return UpstreamConnectTimeout(FULL, reason=f"all {pool} were in use for {seconds:g} s: {peer}")
 
 
 def refused_by_proxy(status: int, peer: str) -> UpstreamNotConnected:

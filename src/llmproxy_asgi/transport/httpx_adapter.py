@@ -19,6 +19,7 @@ from llmproxy_asgi.errors import (
     UpstreamTLSError,
 )
 from llmproxy_asgi.transport.channel import Limits, ResponseTimeout
+from llmproxy_asgi.transport.failures import FULL
 from llmproxy_asgi.transport.pool import Pool
 from llmproxy_asgi.transport.request_head import address
 from llmproxy_asgi.transport.response import UpstreamResponse
@@ -66,7 +67,8 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
         except TimeoutError as error:
             raise httpx2.ReadTimeout("No answer in time.", request=request) from error
         except UpstreamTimeout as error:
-            raise httpx2.ConnectTimeout(error.message, request=request) from error
+            kind = httpx2.PoolTimeout if error.message == FULL else httpx2.ConnectTimeout
+            raise kind(error.message, request=request) from error
         except UpstreamTLSError as untrusted:
             raise httpx2.ConnectError(untrusted.message, request=request) from untrusted
         except UpstreamProtocolError as error:

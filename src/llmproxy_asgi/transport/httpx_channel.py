@@ -22,7 +22,14 @@ from llmproxy_asgi.transport.channel import (
     RequestProgress,
     Trust,
 )
-from llmproxy_asgi.transport.failures import UNREACHABLE, connect_timeout, not_http, refused_by_proxy, unreachable
+from llmproxy_asgi.transport.failures import (
+    UNREACHABLE,
+    connect_timeout,
+    not_http,
+    pool_timeout,
+    refused_by_proxy,
+    unreachable,
+)
 from llmproxy_asgi.transport.proxies import Proxies, Proxy, peer_name
 from llmproxy_asgi.transport.request_head import Address, Headers, complete_headers, encode_headers, encode_method
 from llmproxy_asgi.transport.response import UpstreamResponse
@@ -43,6 +50,7 @@ class HTTPXChannel:
         send: Sends a request and returns its response with an unread body.
         close: Closes the client or transport; None if it is the host's.
         proxied: Sends requests through proxies; None if there is no proxy, or the transport is the host's.
+        most: Its maximum of connections; None if the transport is the host's.
     """
 
     def __init__(
@@ -51,11 +59,13 @@ class HTTPXChannel:
         send: Send,
         close: Callable[[], Awaitable[None]] | None = None,
         proxied: "_Proxied | None" = None,
+        most: int | None = None,
     ) -> None:
         self._module = module
         self._send = send
         self._close = close
         self._proxied = proxied
+        self._most = most
         self._calls = 0
         self._closing = False
 
@@ -80,14 +90,14 @@ class HTTPXChannel:
 
         direct = make(None)
         if proxies is None:
-            return cls(httpx2, direct.handle_async_request, direct.aclose)
+            return cls(httpx2, direct.handle_async_request, direct.aclose, most=limits.max_connections)
         proxied = _Proxied(proxies, make)
 
         async def close() -> None:
             await direct.aclose()
             await proxied.aclose()
 
-        return cls(httpx2, direct.handle_async_request, close, proxied)
+        return cls(httpx2, direct.handle_async_request, close, proxied, limits.max_connections)
 
     @classmethod
     def of_transport(cls, module: ModuleType, transport: Any) -> Self:
@@ -165,6 +175,10 @@ class HTTPXChannel:
                 async with asyncio.timeout(connect if self._close else None) as trace.clock:
                     return await send(request)
             except (module.HTTPError, OSError) as error:
+                if isinstance(error, module.PoolTimeout) or (
+                    isinstance(error, TimeoutError) and self._close is not None and not trace.began
+                ):
+                    raise pool_timeout(connect, peer, self._most) from error
                 failure = _convert_error(module, error, peer, connect)
                 await trace.close_socket()
                 if retried or not trace.on_old_connection or not isinstance(failure, UpstreamUnreachable):
@@ -236,6 +250,8 @@ class _Trace:
     def __init__(self, progress: RequestProgress | None) -> None:
         self._progress = progress
         self.clock: asyncio.Timeout | None = None
+        self.began = False
+        """Whether the pool has provided a connection, or a place for one."""
         self._connected = False
         self.sending = False
         self._socket_stream: Any = None
@@ -252,6 +268,7 @@ class _Trace:
 
     async def handle_event(self, name: str, info: dict[str, Any]) -> None:
         """Handle an event of the `trace` extension."""
+        self.began = True
         if name.startswith("connection.connect_"):
             self._connected = True
             self._socket_stream = info.get("return_value")

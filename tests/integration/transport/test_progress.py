@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import importlib
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from llmproxy_asgi.settings import Timeouts
 from llmproxy_asgi.transport import Address, AiohttpTransport, Limits, Pool, address
 from llmproxy_asgi.transport.proxies import Proxies, read_proxy
 from support.transport import OK, Peer, pool_by, replying, serve
+from support.transport import WAYS as ALL_WAYS
 from support.transport.certificates import certify
 
 # The other ways stand on the same two; the adapter takes httpx2's own clocks.
@@ -177,18 +179,32 @@ async def test_a_full_accept_queue_is_the_connect_clocks(way: str) -> None:
     assert noted.calls == []
 
 
-@pytest.mark.parametrize("way", WAYS[:2])
+@pytest.mark.parametrize("way", ALL_WAYS)
 async def test_a_full_pool_is_the_connect_clocks(way: str) -> None:
-    """Waiting for a place is waiting for a connection."""
+    """Waiting for a place is waiting for a connection, and the error says what was waited for."""
     noted = Noted()
-    async with serve(silent) as server, pool_by(way, limits=Limits(max_connections=1)) as pool:
-        first = Noted()
-        holding = asyncio.create_task(ask(pool, server.url, first))
-        await first.all_sent.wait()
-        with pytest.raises(UpstreamConnectTimeout):
+    limits: Any = Limits(max_connections=1)
+    own = way in WAYS[:2]
+    if "injected" in way or "legacy" in way:
+        package: Any = importlib.import_module("httpx" if "legacy" in way else "httpx2")
+        limits = package.Limits(max_connections=1)
+    arrived = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        arrived.set()
+        await peer.gone()
+
+    async with serve(script) as server, pool_by(way, limits=limits) as pool:
+        holding = asyncio.create_task(ask(pool, server.url, Noted()))
+        await arrived.wait()
+        with pytest.raises(UpstreamConnectTimeout, match=r"^All of the gateway's connections .* in use") as caught:
             await ask(pool, server.url, noted, connect=0.1)
         holding.cancel()
         await asyncio.gather(holding, return_exceptions=True)
+    most = "1 connections of the pool (max_connections)" if own else "connections of the host's own pool"
+    assert caught.value.reason is not None
+    assert caught.value.reason.startswith(f"all {most} were in use for 0.1 s: 127.0.0.1:")
     assert noted.calls == []
 
 
