@@ -18,6 +18,7 @@ from llmproxy_asgi.capabilities import ANY, Capabilities
 from llmproxy_asgi.errors import BadRequest
 from llmproxy_asgi.translators import refusals
 from llmproxy_asgi.translators.vendor_references import ReferencePattern
+from llmproxy_asgi.wire.json_body import decode, elements
 
 _KINDS: Mapping[str, str] = {
     "google_search": "web_search",
@@ -83,12 +84,23 @@ class Hosted:
         tiers: The fields that name a tier.
         names: Every nested member that `read` inspects, for servers that match names loosely.
         read: See `Reader`.
+        entries: By field whose list is long but rarely names tools: a word that every entry with tools has as a value,
+            as a regular expression. `read` gets None for the other entries, which are not decoded.
     """
 
-    def __init__(self, *, members: Collection[str], tiers: Collection[str], names: Iterable[str], read: Reader) -> None:
+    def __init__(
+        self,
+        *,
+        members: Collection[str],
+        tiers: Collection[str],
+        names: Iterable[str],
+        read: Reader,
+        entries: Mapping[str, str] = ir.EMPTY,
+    ) -> None:
         self.members = members
         self.tiers = tiers
         self.read = read
+        self.entries = {key: ReferencePattern(hint, (), lambda _: None) for key, hint in entries.items()}
         self.loose = ReferencePattern("type", names, lambda _: None)
 
 
@@ -105,7 +117,11 @@ def refuse_in_passthrough(values: Mapping[str, msgspec.Raw], can: Capabilities, 
         BadRequest: A relevant member cannot be read here, but perhaps by the upstream.
     """
     if ANY not in can.server_tools:
-        found = {key: _decoded(values, key) for key in hosted.members if key in values}
+        found = {
+            key: _decoded(values[key], key) if key not in hosted.entries else _decoded_entries(values[key], key, hosted)
+            for key in hosted.members
+            if key in values
+        }
         if found:
             _refuse(hosted.read(found), can.server_tools)
             loosely = hosted.loose.as_loosely_read(found)
@@ -113,7 +129,7 @@ def refuse_in_passthrough(values: Mapping[str, msgspec.Raw], can: Capabilities, 
                 _refuse(hosted.read(loosely), can.server_tools)
     if ANY not in can.service_tiers:
         for key in hosted.tiers:
-            word = _decoded(values, key) if key in values else None
+            word = _decoded(values[key], key) if key in values else None
             _refuse_tier(word, key, can.service_tiers)
 
 
@@ -169,8 +185,19 @@ def _refuse_tier(word: Any, path: str, allowed: Collection[str]) -> None:
         raise refusals.not_allowed(f"service tier {word[:64]!r}", path, "service_tiers")
 
 
-def _decoded(values: Mapping[str, msgspec.Raw], key: str) -> Any:
+def _decoded(value: msgspec.Raw, key: str) -> Any:
     try:
-        return msgspec.json.decode(values[key])
+        return decode(value)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadRequest(f"{key} cannot be read: {error}.", param=key, code="invalid_value") from None
+
+
+def _decoded_entries(value: msgspec.Raw, key: str, hosted: Hosted) -> list[Any]:
+    pattern = hosted.entries[key]
+    if not pattern.may_match(value):
+        return []
+    try:
+        entries = elements(value)
+    except msgspec.MsgspecError:
+        return []
+    return [_decoded(entry, f"{key}[{n}]") if pattern.may_match(entry) else None for n, entry in enumerate(entries)]

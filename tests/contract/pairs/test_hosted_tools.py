@@ -35,6 +35,10 @@ REFUSED: Rows = {
         ({"tools": [{**FUNCTION[RESPONSES], "Type": "code_interpreter"}]}, "tools[0]"),
         ({"tools": [{"type": "namespace", "name": "n", "description": "d", "tools": [MCP]}]}, "tools[0].tools[0]"),
         ({"input": [{"type": "additional_tools", "tools": [MCP]}]}, "input[0].tools[0]"),
+        (
+            {"input": [{"role": "user", "content": "x"}, {"Type": "additional_tools", "tools": [MCP]}]},
+            "input[1].tools[0]",
+        ),
         ({"service_tier": "priority"}, "service_tier"),
     ],
     MESSAGES: [

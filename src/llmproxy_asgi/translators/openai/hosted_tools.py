@@ -7,6 +7,7 @@ from llmproxy_asgi.translators.hosted_tools import Hosted, HostedToolRequest, re
 
 _NAMES = frozenset({"type", "id", "tools", "server_url", "connector_id", "tunnel_id", "model"})
 _TIERS = ("service_tier",)
+_ADDED_TOOLS = "additional_tools"
 
 
 def _read_chat(values: Mapping[str, Any]) -> Iterable[HostedToolRequest]:
@@ -25,7 +26,7 @@ def _read_responses(values: Mapping[str, Any]) -> Iterable[HostedToolRequest]:
     yield from read_typed(values.get("tools"), "tools", _targets)
     items = values.get("input")
     for number, item in enumerate(items if isinstance(items, list) else ()):
-        if isinstance(item, dict) and item.get("type") == "additional_tools":
+        if isinstance(item, dict) and item.get("type") == _ADDED_TOOLS:
             yield from read_typed(item.get("tools"), f"input[{number}].tools", _targets)
 
 
@@ -39,4 +40,10 @@ def _targets(tool: Mapping[str, Any]) -> tuple[str | None, ...]:
 
 
 CHAT = Hosted(members=("tools", "web_search_options", "plugins"), tiers=_TIERS, names=_NAMES, read=_read_chat)
-RESPONSES = Hosted(members=("tools", "input"), tiers=_TIERS, names=_NAMES, read=_read_responses)
+RESPONSES = Hosted(
+    members=("tools", "input"),
+    tiers=_TIERS,
+    names=_NAMES,
+    read=_read_responses,
+    entries={"input": _ADDED_TOOLS},
+)
