@@ -1,10 +1,12 @@
 """Whole answers of very many values are refused on their bytes; the largest honest ones pass and are read."""
 
 from datetime import UTC, datetime
+from typing import Any
 
+import msgspec
 import pytest
 
-from llmproxy_asgi.conversation import Response
+from llmproxy_asgi.conversation import Candidate, Finish, FinishReason, Response, Text, TokenLogprob
 from llmproxy_asgi.errors import UpstreamProtocolError
 from llmproxy_asgi.translators.answer_bounds import MOST_VALUES, SMALL, refuse_crowded
 from llmproxy_asgi.translators.base import InboundRequest, Upstream, UpstreamRequest
@@ -59,3 +61,50 @@ def test_the_bound_itself_is_allowed_and_short_answers_are_not_counted() -> None
     with pytest.raises(UpstreamProtocolError):
         refuse_crowded(body(MOST_VALUES + 1), ())
     refuse_crowded(b"[" + b"{}," * (SMALL // 3 - 2) + b"{}]", ())
+
+
+@pytest.mark.parametrize("protocol", ["openai-chat", "openai-responses", "gemini"])
+def test_large_log_probabilities_are_encoded_one_by_one(protocol: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No call encodes many of them: it would hold the interpreter for as long as all of them take."""
+    tokens = (TokenLogprob(token="x", logprob=-0.5, top=(TokenLogprob(token="y", logprob=-0.5),) * 20),) * 2_000
+    candidate = Candidate(index=0, parts=(Text(text="x"),), finish=Finish(reason=FinishReason.STOP), logprobs=tokens)
+    response = Response(id="r", model="m", created_at=datetime.now(UTC), candidates=(candidate,))
+    values: list[int] = []
+    encode = msgspec.json.encode
+
+    def counted(value: object, **options: Any) -> bytes:
+        values.append(count(value))
+        return encode(value, **options)
+
+    monkeypatch.setattr(msgspec.json, "encode", counted)
+    asked = InboundRequest(protocol=protocol, model="asked", raw={})
+    body = translator(protocol).inbound.encode(response, asked)
+    assert len(body) > 1_000_000
+    assert max(values) < 50_000
+
+
+def count(value: object) -> int:
+    """Count the JSON values of an object; bytes are copied, and count as one."""
+    if isinstance(value, dict):
+        return 1 + sum(map(count, value.values()))
+    return 1 + sum(map(count, value)) if isinstance(value, list | tuple) else 1
+
+
+@pytest.mark.parametrize(
+    ("protocol", "body"),
+    [
+        ("openai-embeddings", b'{"object":"list","model":"m","data":[{"index":0,"embedding":%b}]}'),
+        ("gemini-embeddings", b'{"embeddings":[{"values":%b}]}'),
+    ],
+)
+@pytest.mark.parametrize("vector", [b'"%b"', b"[0.1%b]", b"[1%b]"])
+def test_a_vector_of_megabytes_is_refused_by_its_length(protocol: str, body: bytes, vector: bytes) -> None:
+    """Before it is decoded, and also where its bytes would pass through."""
+    outbound = translator(protocol).outbound
+    body %= vector % (b"0" * 5 * MIB)
+    sent = UpstreamRequest(body=b'{"input":["x"],"requests":[{}]}', stream=False)
+    with pytest.raises(UpstreamProtocolError, match="an embedding of more than 4 MiB"):
+        outbound.decode(body, sent, UPSTREAM, received_at=datetime.now(UTC))
+    asked = InboundRequest(protocol=protocol, model="asked", raw={})
+    with pytest.raises(UpstreamProtocolError, match="an embedding of more than 4 MiB"):
+        outbound.passthrough_response(body, asked, UPSTREAM)

@@ -1,5 +1,6 @@
 """The base of both codec halves of every embedding protocol: embeddings are never streamed."""
 
+from collections.abc import Iterable
 from typing import Any, ClassVar, NoReturn
 
 import msgspec
@@ -22,6 +23,9 @@ MOST_INPUTS = 2_048
 """Inputs of one request that are always accepted: as many as OpenAI accepts."""
 MOST_TOKENS_AT_ONCE = 350_000
 """JSON values of one request that are always accepted: OpenAI accepts 300,000 token ids."""
+
+_MOST_BYTES = 4 * 2**20
+"""Maximum bytes of one vector in an answer."""
 
 
 class EmbeddingInbound(Inbound[EmbeddingRequest, Embeddings]):
@@ -57,6 +61,16 @@ def check_count(vectors: int, asked: int) -> None:
     """
     if vectors != asked:
         raise UpstreamProtocolError(f"The upstream gave {vectors} embeddings for {asked} inputs.")
+
+
+def check_sizes(vectors: Iterable[msgspec.Raw]) -> None:
+    """Refuse a vector that would take long to decode or to pass on; the largest models' have some 100 KiB.
+
+    Raises:
+        UpstreamProtocolError: One is too large.
+    """
+    if any(len(memoryview(vector)) > _MOST_BYTES for vector in vectors):
+        raise UpstreamProtocolError(f"The upstream sent an embedding of more than {_MOST_BYTES // 2**20} MiB.")
 
 
 def readable(decoder: "msgspec.json.Decoder[Any]", body: bytes | msgspec.Raw) -> Any:

@@ -25,6 +25,7 @@ from llmproxy_asgi.translators.embeddings.base import (
     EmbeddingInbound,
     EmbeddingOutbound,
     check_count,
+    check_sizes,
     readable,
 )
 from llmproxy_asgi.translators.embeddings.records import EmbeddingInput, EmbeddingRequest, Embeddings
@@ -96,7 +97,7 @@ class GeminiEmbeddingInbound(EmbeddingInbound):
 
     @override
     def encode(self, response: Embeddings, inbound_request: InboundRequest) -> bytes:
-        found = [{"values": vector} for vector in response.vectors]
+        found = [raw({"values": vector}) for vector in response.vectors]  # one by one, in short steps
         answer: JSONObject = (
             {"embedding": found[0]} if inbound_request.path.get("method") == ONE else {"embeddings": found}
         )
@@ -296,6 +297,7 @@ def _read(body: bytes) -> Any:
         raise stream_error(answer.error)
     if answer.embeddings is None:
         raise UpstreamProtocolError("The upstream's answer holds no embeddings.")
+    check_sizes(answer.embeddings)
     return answer
 
 

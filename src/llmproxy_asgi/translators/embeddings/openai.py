@@ -26,6 +26,7 @@ from llmproxy_asgi.translators.embeddings.base import (
     EmbeddingInbound,
     EmbeddingOutbound,
     check_count,
+    check_sizes,
     readable,
 )
 from llmproxy_asgi.translators.embeddings.records import EmbeddingInput, EmbeddingRequest, Embeddings
@@ -238,6 +239,7 @@ def _read(body: bytes) -> Any:
         raise decode_error_object(answer.error, protocol=PROTOCOL)
     if answer.data is None:
         raise UpstreamProtocolError("The upstream's answer holds no embeddings.")
+    check_sizes(answer.data)
     return answer
 
 

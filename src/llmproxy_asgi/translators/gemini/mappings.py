@@ -8,7 +8,7 @@ import msgspec
 import llmproxy_asgi.conversation as ir
 from llmproxy_asgi.conversation import JSONObject
 from llmproxy_asgi.translators.gemini.schema import ABSENT, PROTOCOL
-from llmproxy_asgi.translators.raw_json import split_object
+from llmproxy_asgi.translators.raw_json import raw, split_object
 from llmproxy_asgi.translators.surrogates import each_entry
 
 _FILTERED = (
@@ -175,10 +175,10 @@ def decode_logprobs(native: msgspec.Raw) -> tuple[ir.TokenLogprob, ...]:
 
 
 def encode_logprobs(tokens: tuple[ir.TokenLogprob, ...]) -> JSONObject:
-    """Encode `logprobsResult`."""
+    """Encode `logprobsResult`, its entries as bytes: an answer of many is encoded in short steps."""
     return {
-        "chosenCandidates": [_encode_logprob(token) for token in tokens],
-        "topCandidates": [{"candidates": [_encode_logprob(other) for other in token.top]} for token in tokens],
+        "chosenCandidates": [raw(_encode_logprob(token)) for token in tokens],
+        "topCandidates": [raw({"candidates": [_encode_logprob(other) for other in token.top]}) for token in tokens],
     }
 
 

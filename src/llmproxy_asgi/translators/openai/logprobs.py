@@ -6,12 +6,13 @@ from typing import Any
 import msgspec
 
 import llmproxy_asgi.conversation as ir
+from llmproxy_asgi.translators.raw_json import raw
 from llmproxy_asgi.translators.surrogates import each_entry
 
 
-def encode_logprob(token: ir.TokenLogprob) -> dict[str, Any]:
-    """Encode a token with its alternatives."""
-    return {**_encode_alternative(token), "top_logprobs": [_encode_alternative(other) for other in token.top]}
+def encode_logprob(token: ir.TokenLogprob) -> msgspec.Raw:
+    """Encode a token with its alternatives, as bytes: an answer of many is encoded in short steps."""
+    return raw({**_encode_alternative(token), "top_logprobs": [_encode_alternative(other) for other in token.top]})
 
 
 def _encode_alternative(token: ir.TokenLogprob) -> dict[str, Any]:

@@ -199,7 +199,7 @@ class TextWriter(Writer):
         self._pieces: list[str] = []
         self._length = 0
         self._annotations: list[JSONObject] = []
-        self._logprobs: list[JSONObject] = []
+        self._logprobs: list[msgspec.Raw] = []
         self._location: JSONObject = {
             "item_id": message.id,
             "output_index": message.index,
