@@ -81,8 +81,8 @@ class CallHandler:
         self._counts = counts
         self._stored = stored
         self._context: CallContext | None = None
-        self._explains = False
-        self._shows_reasons = False
+        self._explains: bool
+        self._shows_reasons: bool
         self._admitted: AdmittedRequest
         self._inbound_request: InboundRequest
 
@@ -97,17 +97,17 @@ class CallHandler:
                 limits = runtime.config.limits
                 async with DisconnectWatch(connection) as watch:
                     body = await watch.json_body(limit=limits.body, seconds=limits.body_timeout, held=admitted.body)
-                    path, bounds = self._path_parameters, runtime.bounds
+                    headers, path = connection.headers, self._path_parameters
                     if len(body) <= HEAVY_BYTES:
-                        inbound_request = inbound.open(body, headers=connection.headers, path=path, bounds=bounds)
+                        inbound_request = inbound.open(body, headers=headers, path=path, bounds=runtime.bounds)
                     else:
                         inbound_request = await runtime.worker.run(
-                            inbound.open, body, headers=connection.headers, path=path, bounds=bounds
+                            inbound.open, body, headers=headers, path=path, bounds=runtime.bounds
                         )
-                    self._inbound_request, state = inbound_request, inbound_request.state
+                    self._inbound_request = inbound_request
                     if self._counts:
                         await self._serve_count()
-                    elif self._stored is not None and state is not None and state.background:
+                    elif self._stored is not None and (state := inbound_request.state) is not None and state.background:
                         await self._stored.begin(connection, inbound, inbound_request, admitted, strict=self._strict)
                     elif inbound_request.stream:
                         await self._serve_stream()
@@ -129,7 +129,7 @@ class CallHandler:
     async def _serve_count(self) -> None:
         admitted, connection, inbound_request = self._admitted, self._connection, self._inbound_request
         with self._engine.runtime.open_calls.call():
-            if (turn := self._turn()) is not None:
+            if self._stored is not None and (turn := self._turn(self._stored)) is not None:
                 inbound_request = await turn.open(may_pass_on=False)
             counted = await self._engine.count(
                 inbound_request,
@@ -182,7 +182,8 @@ class CallHandler:
             keepalive.cancel()
 
     def _create_call(self) -> Call:
-        admitted, connection, turn = self._admitted, self._connection, self._turn()
+        admitted, connection = self._admitted, self._connection
+        turn = None if self._stored is None else self._turn(self._stored)
         call = self._engine.call(
             self._inbound_request if turn is None else turn.request,
             self._inbound,
@@ -200,15 +201,15 @@ class CallHandler:
         self._shows_reasons = self._explains and runtime.admins.names(admitted.grant)
         return call
 
-    def _turn(self) -> "ConversationTurn | None":
+    def _turn(self, stored: "StoredResponses") -> "ConversationTurn | None":
         """Create the stored state of the call; None: it uses none.
 
         Raises:
             BadRequest: The request needs storage, and nothing may be stored.
         """
-        if self._stored is None or self._inbound_request.state is None:
+        if self._inbound_request.state is None:
             return None
-        return self._stored.stateful.turn(self._inbound_request, self._admitted.grant.owner, strict=self._strict)
+        return stored.stateful.turn(self._inbound_request, self._admitted.grant.owner, strict=self._strict)
 
     async def _final_event(self, stream: ResponseStream | None, error: GatewayError) -> bytes:
         """Return the last bytes of a stream that failed here; there is no stream if only keep-alives were sent."""
