@@ -99,19 +99,19 @@ class _Tap(ReasoningTap):
 
     __slots__ = ("_parts", "_recorder")
 
-    def __init__(self, recorder: CallRecorder, *, words: bool = False, before: Before = tuple) -> None:
-        super().__init__(words=words, before=before)
+    def __init__(self, recorder: CallRecorder, *, include_text: bool = False, before: Before = tuple) -> None:
+        super().__init__(include_text=include_text, before=before)
         self._recorder = recorder
         self._parts = 0
 
     @override
-    def border(self, event: StreamEvent) -> ReasoningEntries:
+    def observe(self, event: StreamEvent) -> ReasoningEntries:
         self._recorder.see(event)
         if isinstance(event, PartStarted):
             self._parts += 1
             if self._parts > MOST_PARTS:
                 raise UpstreamProtocolError(f"The upstream's answer has more than {MOST_PARTS} parts.")
-        return super().border(event)
+        return super().observe(event)
 
 
 class _RestoredRequest(DecodedRequest):
@@ -249,13 +249,15 @@ class Call:
         job = await self._with_reasoning(self._job)
         attempt = self._attempt = await self._begin_attempt(job)
         self.recorder.begin(attempt.whole)
-        words = attempt.route.upstream.capabilities.needs_reasoning_content
+        include_text = attempt.route.upstream.capabilities.needs_reasoning_content
         before = partial(_messages, job)
-        self.tap = _Tap(self.recorder, words=words, before=before)
+        self.tap = _Tap(self.recorder, include_text=include_text, before=before)
         if self.state is not None:
             self.state.begin(passed_through=self.is_passthrough)
-        whole = await self._decode_passthrough() if words and self.is_passthrough else attempt.whole
-        if isinstance(whole, Response) and (entries := extract_reasoning(whole, words=words, before=before)):
+        whole = await self._decode_passthrough() if include_text and self.is_passthrough else attempt.whole
+        if isinstance(whole, Response) and (
+            entries := extract_reasoning(whole, include_text=include_text, before=before)
+        ):
             await self.keep(entries)
 
     async def _decode_passthrough(self) -> AnyResponse | None:

@@ -95,19 +95,19 @@ _DECODER = msgspec.json.Decoder(CachedReasoning)
 # ── what to cache of a response ──────────────────────────────────────────────────────────────────────────────────────
 
 
-def extract_reasoning(response: Response, *, words: bool = False, before: Before = tuple) -> ReasoningEntries:
+def extract_reasoning(response: Response, *, include_text: bool = False, before: Before = tuple) -> ReasoningEntries:
     """Extract the entries of a whole response; none if it has no calls, or no seals.
 
     Args:
         response: The response.
-        words: Whether to cache reasoning text without a seal, too.
+        include_text: Whether to cache reasoning text without a seal, too.
         before: Returns the conversation before the response.
     """
-    kept: list[tuple[str, CachedReasoning]] = []
+    entries: list[tuple[str, CachedReasoning]] = []
     for candidate in response.candidates:
-        if _is_cacheable(candidate.parts, words=words):
-            kept += _entries(candidate.parts, words=words, before=before)
-    return tuple(kept)
+        if _is_cacheable(candidate.parts, include_text=include_text):
+            entries += _entries(candidate.parts, include_text=include_text, before=before)
+    return tuple(entries)
 
 
 def withheld_reasoning(state: Iterable[tuple[str, Sequence[Seal]]]) -> ReasoningEntries:
@@ -121,26 +121,26 @@ class ReasoningTap:
     Calls and sealed parts must be complete when they end.
 
     Args:
-        words: See `extract_reasoning`.
+        include_text: See `extract_reasoning`.
         before: See `extract_reasoning`.
     """
 
-    __slots__ = ("_prior", "_seen", "_words")
+    __slots__ = ("_include_text", "_prior", "_seen")
 
-    def __init__(self, *, words: bool = False, before: Before = tuple) -> None:
-        self._words = words
+    def __init__(self, *, include_text: bool = False, before: Before = tuple) -> None:
+        self._include_text = include_text
         self._prior = before
         self._seen: dict[int, dict[int, Part]] = {}
 
     def feed(self, events: Sequence[StreamEvent]) -> ReasoningEntries:
         """Return the entries that these events complete. Runs once per read of every translated stream."""
-        kept: ReasoningEntries = ()
+        entries: ReasoningEntries = ()
         for event in events:
             if type(event) is not PartDelta:
-                kept += self.border(event)
-        return kept
+                entries += self.observe(event)
+        return entries
 
-    def border(self, event: StreamEvent) -> ReasoningEntries:
+    def observe(self, event: StreamEvent) -> ReasoningEntries:
         """Return the entries that an event other than a delta completes."""
         if isinstance(event, PartStarted | PartEnded):
             if event.part is not None:
@@ -151,61 +151,68 @@ class ReasoningTap:
 
     def _finished(self, seen: Mapping[int, Part]) -> ReasoningEntries:
         parts = [seen[index] for index in sorted(seen)]
-        return _entries(parts, words=self._words, before=self._prior) if _is_cacheable(parts, words=self._words) else ()
+        if not _is_cacheable(parts, include_text=self._include_text):
+            return ()
+        return _entries(parts, include_text=self._include_text, before=self._prior)
 
 
-def _is_cacheable(parts: Iterable[Part], *, words: bool) -> bool:
+def _is_cacheable(parts: Iterable[Part], *, include_text: bool) -> bool:
     calls = has_reasoning = False
     for part in parts:
         calls = calls or type(part) is ToolCall
-        has_reasoning = has_reasoning or bool(part.seals) or (words and isinstance(part, Reasoning) and bool(part.text))
+        has_reasoning = (
+            has_reasoning or bool(part.seals) or (include_text and isinstance(part, Reasoning) and bool(part.text))
+        )
     return calls and has_reasoning
 
 
-def _entries(parts: Iterable[Part], *, words: bool, before: Before) -> ReasoningEntries:
+def _entries(parts: Iterable[Part], *, include_text: bool, before: Before) -> ReasoningEntries:
     """Return the entries of one candidate's calls."""
-    kept: list[tuple[str, CachedReasoning]] = []
-    context: Context | None = None
+    entries: list[tuple[str, CachedReasoning]] = []
+    call_keys: CallKeys | None = None
     first: list[Reasoning] = []
     close: list[Reasoning] = []
     begun = False
     last: ToolCall | None = None
     for part in parts:
         if isinstance(part, Reasoning):
-            if part.seals or (words and part.text):  # else it is of no use to its issuer, and no other may have it
+            if part.seals or (include_text and part.text):  # otherwise no upstream may receive it
                 (close if begun else first).append(part)
             continue
         begun = True
         if isinstance(part, ToolCall):
             if first or close or part.seals:
                 entry = CachedReasoning(call=_mark(part), first=tuple(first), close=tuple(close), seals=part.seals)
-                context = context or _context(before)
-                kept.append((context.key(part), entry))
+                call_keys = call_keys or _call_keys(before)
+                entries.append((call_keys.key(part), entry))
             first, close = [], []
             last = part
     late_reasoning = [reasoning for reasoning in close if not reasoning.seals]
     if late_reasoning and last is not None:  # some servers send it after the call it led to
-        kept = _add_late_reasoning(kept, last, late_reasoning, context or _context(before))
-    return tuple(kept)
+        entries = _add_late_reasoning(entries, last, late_reasoning, call_keys or _call_keys(before))
+    return tuple(entries)
 
 
-def _context(before: Before) -> "Context":
+def _call_keys(before: Before) -> "CallKeys":
     prior = before()
-    return Context(Conversation(prior), len(prior))
+    return CallKeys(ConversationDigests(prior), len(prior))
 
 
 def _add_late_reasoning(
-    kept: list[tuple[str, CachedReasoning]], call: ToolCall, late_reasoning: Sequence[Reasoning], context: "Context"
+    entries: list[tuple[str, CachedReasoning]],
+    call: ToolCall,
+    late_reasoning: Sequence[Reasoning],
+    call_keys: "CallKeys",
 ) -> list[tuple[str, CachedReasoning]]:
     """Add reasoning that arrived after the last call to the entry of that call."""
-    key, mark = context.key(call), _mark(call)
-    if kept and kept[-1][0] == key and kept[-1][1].call == mark:
-        entry = kept[-1][1]
-        return [*kept[:-1], (key, msgspec.structs.replace(entry, close=(*entry.close, *late_reasoning)))]
-    return [*kept, (key, CachedReasoning(call=mark, close=tuple(late_reasoning)))]
+    key, mark = call_keys.key(call), _mark(call)
+    if entries and entries[-1][0] == key and entries[-1][1].call == mark:
+        entry = entries[-1][1]
+        return [*entries[:-1], (key, msgspec.structs.replace(entry, close=(*entry.close, *late_reasoning)))]
+    return [*entries, (key, CachedReasoning(call=mark, close=tuple(late_reasoning)))]
 
 
-class Conversation:
+class ConversationDigests:
     """Digests of a conversation, for keys of its calls; computed once per message, and only for ids that may collide.
 
     Callers send back unchanged the user's messages and the last message before a call, which identify a conversation.
@@ -230,7 +237,7 @@ class Conversation:
         return digest.hexdigest()
 
 
-class Context:
+class CallKeys:
     """Keys of the calls that follow the start of a conversation.
 
     Args:
@@ -240,7 +247,7 @@ class Context:
 
     __slots__ = ("_conversation", "_digest", "_end")
 
-    def __init__(self, conversation: Conversation, end: int) -> None:
+    def __init__(self, conversation: ConversationDigests, end: int) -> None:
         self._conversation = conversation
         self._end = end
         self._digest: str | None = None
@@ -297,36 +304,36 @@ def missing(request: Request) -> tuple[str, ...]:
     if not _may_need_state(request.messages):
         return ()
     keys: dict[str, None] = {}
-    conversation = Conversation(request.messages)
+    conversation = ConversationDigests(request.messages)
     for begin, _, turn in _bare_turns(request.messages):
-        context = Context(conversation, begin)
+        call_keys = CallKeys(conversation, begin)
         for message in turn:
             for part in message.parts:
-                keys |= dict.fromkeys(_keys(part, context))
+                keys |= dict.fromkeys(_keys(part, call_keys))
     return tuple(keys)[-MAX_CALLS:]
 
 
 def cached_by_part(messages: Sequence[Message], cached: CachedReasoningByKey) -> Mapping[int, CachedReasoning]:
     """Return the cached reasoning of a conversation's parts, by `id()` of the part."""
-    conversation = Conversation(messages)
+    conversation = ConversationDigests(messages)
     return {
         id(part): reasoning
         for begin, _, turn in _bare_turns(messages)
-        for context in (Context(conversation, begin),)
+        for call_keys in (CallKeys(conversation, begin),)
         for message in turn
         for part in message.parts
-        if (reasoning := _find(part, context, cached)) is not None
+        if (reasoning := _find(part, call_keys, cached)) is not None
     }
 
 
-def _keys(part: Part, context: Context) -> tuple[str, ...]:
+def _keys(part: Part, call_keys: CallKeys) -> tuple[str, ...]:
     if isinstance(part, ToolCall):
-        return context.keys(part)
+        return call_keys.keys(part)
     return (part.id,) if isinstance(part, Text) and part.text and part.id else ()
 
 
-def _find(part: Part, context: Context, cached: CachedReasoningByKey) -> CachedReasoning | None:
-    keys = _keys(part, context)
+def _find(part: Part, call_keys: CallKeys, cached: CachedReasoningByKey) -> CachedReasoning | None:
+    keys = _keys(part, call_keys)
     if isinstance(part, ToolCall):
         keys = (*keys, part.call_id)
     return next((cached[key] for key in keys if key in cached), None)
@@ -346,9 +353,9 @@ def restore(request: Request, cached: CachedReasoningByKey, upstream: Upstream) 
         return request
     messages = list(request.messages)
     changed = False
-    conversation = Conversation(request.messages)
+    conversation = ConversationDigests(request.messages)
     for begin, end, turn in _bare_turns(request.messages):
-        restored = _restored(turn, cached, upstream, Context(conversation, begin))
+        restored = _restored(turn, cached, upstream, CallKeys(conversation, begin))
         if restored is not None:
             messages[begin:end] = restored
             changed = True
@@ -386,33 +393,33 @@ def _is_bare(turn: Sequence[Message]) -> bool:
 
 
 def _restored(
-    turn: Sequence[Message], cached: CachedReasoningByKey, upstream: Upstream, context: Context
+    turn: Sequence[Message], cached: CachedReasoningByKey, upstream: Upstream, call_keys: CallKeys
 ) -> list[Message] | None:
     """A turn with its state, message by message; None where there is none that this upstream can open."""
-    has_words = any(isinstance(part, Reasoning) and part.text for message in turn for part in message.parts)
-    words = upstream.capabilities.needs_reasoning_content and not has_words
+    has_text = any(isinstance(part, Reasoning) and part.text for message in turn for part in message.parts)
+    include_text = upstream.capabilities.needs_reasoning_content and not has_text
     first: list[Part] = []
     rows: list[list[Part]] = []
     changed = False
     for message in turn:
         row: list[Part] = []
         for part in message.parts:
-            entry = _find(part, context, cached)
+            entry = _find(part, call_keys, cached)
             if entry is None or not _is_of(entry, part):
                 row.append(part)
                 continue
-            first += _usable(entry.first, upstream, words=words)
-            row += _usable(entry.close, upstream, words=words)
+            first += _usable(entry.first, upstream, include_text=include_text)
+            row += _usable(entry.close, upstream, include_text=include_text)
             seals, _ = keep(entry.seals, upstream)
             row.append(msgspec.structs.replace(part, seals=seals) if seals else part)
             changed = changed or bool(seals)
         rows.append(row)
     has_reasoning = bool(first) or any(isinstance(part, Reasoning) and part.seals for row in rows for part in row)
-    changed = changed or (words and any(isinstance(part, Reasoning) for row in rows for part in row))
+    changed = changed or (include_text and any(isinstance(part, Reasoning) for row in rows for part in row))
     if not (changed or has_reasoning):
         return None
     if has_reasoning:
-        if not words:
+        if not include_text:
             rows = [[part for part in row if not isinstance(part, Reasoning) or part.seals] for row in rows]
         rows[0] = [*first, *rows[0]]
     return [
@@ -422,10 +429,10 @@ def _restored(
     ]
 
 
-def _usable(parts: Iterable[Reasoning], upstream: Upstream, *, words: bool) -> Iterator[Reasoning]:
+def _usable(parts: Iterable[Reasoning], upstream: Upstream, *, include_text: bool) -> Iterator[Reasoning]:
     for part in parts:
         seals, others = keep(part.seals, upstream)
-        if words and not part.seals:
+        if include_text and not part.seals:
             yield part
         elif seals:
             yield msgspec.structs.replace(part, seals=seals) if others else part

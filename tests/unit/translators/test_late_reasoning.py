@@ -54,7 +54,7 @@ def test_a_stream_has_it_in_front_of_what_is_not_written_yet(protocol: str) -> N
 
 def test_it_is_kept_for_the_last_call() -> None:
     """An upstream that refuses the turn without it gets it back."""
-    tap = ReasoningTap(words=True)
+    tap = ReasoningTap(include_text=True)
     kept = [each for event in events() for each in tap.feed([event])]
     assert [(key, [part.text for part in (*thought.first, *thought.close)]) for key, thought in kept] == [
         ("call_Zk3mQ8vT2xY1", ["Hm"])
