@@ -1,4 +1,4 @@
-"""The HTTP face as an ASGI application: mounted, as middleware, with and without a lifespan."""
+"""The gateway as an ASGI application: mounted, as middleware, with and without a lifespan."""
 
 from typing import Any
 
@@ -29,8 +29,8 @@ def host() -> Starlette:
 
 
 @pytest.mark.parametrize("prefix", ["/llm", "/deep/down/llm"])
-def test_it_answers_under_any_prefix_and_alone(prefix: str) -> None:
-    """The same object serves mounted and at the root."""
+def test_it_serves_under_any_prefix_and_at_the_root(prefix: str) -> None:
+    """The same object serves both."""
     app = Starlette()
     app.mount(prefix, proxy())
     for served, path in ((app, prefix), (proxy(), "")):
@@ -39,14 +39,14 @@ def test_it_answers_under_any_prefix_and_alone(prefix: str) -> None:
         assert answer["choices"][0]["message"]["content"].endswith("hello there")
 
 
-def test_a_parent_that_runs_no_lifespan_is_enough() -> None:
-    """Everything opens on the first call."""
+def test_it_needs_no_lifespan() -> None:
+    """Everything opens with the first call."""
     app = Starlette()
     app.mount("/llm", proxy())
     assert TestClient(app).post("/llm/v1/chat/completions", json=ASKED).status_code == 200
 
 
-def test_several_in_one_process_keep_apart() -> None:
+def test_gateways_in_one_process_are_separate() -> None:
     """Two gateways share neither models nor access."""
     app = Starlette()
     app.mount("/open", proxy())
@@ -56,8 +56,8 @@ def test_several_in_one_process_keep_apart() -> None:
     assert client.post("/closed/v1/chat/completions", json=ASKED).status_code == 401
 
 
-def test_as_middleware_it_answers_below_its_path_alone() -> None:
-    """Whatever else is asked for is the application's, and a name that only begins alike is not ours."""
+def test_as_middleware_it_serves_its_path_only() -> None:
+    """Pass everything else to the application, also paths with the same beginning."""
     client = TestClient(LLMProxyMiddleware(host(), path="/llm/", proxy=proxy()))
     assert client.post("/llm/v1/chat/completions", json=ASKED).status_code == 200
     assert client.get("/llm/health").json() == {"status": "ok"}
@@ -66,8 +66,8 @@ def test_as_middleware_it_answers_below_its_path_alone() -> None:
 
 
 @pytest.mark.parametrize("holds_root", [True, False], ids=["path-with-root", "path-without-root"])
-def test_as_middleware_it_hangs_below_a_servers_own_root(holds_root: bool) -> None:
-    """Servers differ in whether `path` holds `root_path`; both reach us, and the host below the root as well."""
+def test_as_middleware_it_is_mounted_below_a_servers_root(holds_root: bool) -> None:
+    """Find the mount whether `path` contains `root_path` or not."""
     wrapped = LLMProxyMiddleware(host(), path="/llm", proxy=proxy())
 
     async def below(scope: Any, receive: Any, send: Any) -> None:
@@ -80,7 +80,7 @@ def test_as_middleware_it_hangs_below_a_servers_own_root(holds_root: bool) -> No
 
 
 @pytest.mark.parametrize("path", ["llm", "/", ""])
-def test_middleware_wants_a_path_that_names_something(path: str) -> None:
+def test_middleware_refuses_the_root_as_its_path(path: str) -> None:
     """The root belongs to the application."""
     with pytest.raises(ValueError, match="path must start with a slash"):
         LLMProxyMiddleware(host(), path=path, proxy=proxy())
@@ -88,7 +88,7 @@ def test_middleware_wants_a_path_that_names_something(path: str) -> None:
 
 @pytest.mark.anyio
 async def test_a_websocket_is_closed_and_a_lifespan_answered() -> None:
-    """What it does not serve it ends properly; the lifespan of a server is confirmed at both ends."""
+    """Close a WebSocket properly, and confirm both ends of a lifespan."""
     sent: list[Message] = []
 
     async def send(message: Message) -> None:
@@ -109,8 +109,8 @@ async def test_a_websocket_is_closed_and_a_lifespan_answered() -> None:
 
 
 @pytest.mark.anyio
-async def test_a_start_that_fails_is_said_to_have_failed() -> None:
-    """A server stops then, with the reason; it would go on without an end if it thought that there is no lifespan."""
+async def test_a_failed_startup_is_reported() -> None:
+    """Report the reason, so that the server stops instead of assuming that there is no lifespan."""
     block = {"type": "openai-compatible", "base_url": "https://upstream.invalid/v1"}
     nothing: Any = object()
     unusable = LLMProxy({"providers": {"up": block}}, transport=nothing)
@@ -129,8 +129,8 @@ async def test_a_start_that_fails_is_said_to_have_failed() -> None:
     assert "transport" in failed["message"]
 
 
-def test_a_wrong_configuration_is_told_when_it_is_made() -> None:
-    """All findings at once, before anything is served."""
+def test_an_invalid_configuration_is_refused_at_creation() -> None:
+    """Report all findings before anything is served."""
     with pytest.raises(ConfigError) as wrong:
         LLMProxy({"providers": {"openai": {"timeuot": 1}, "x": {}}})
     assert len(wrong.value.findings) >= 2

@@ -28,14 +28,14 @@ OPEN: dict[str, Any] = {"access": {"mode": "open"}}
 
 
 class Caller:
-    """A caller of an ASGI application, message by message.
+    """A client of an ASGI application, message by message.
 
     Args:
-        method: The request's.
-        path: Likewise.
-        body: Likewise.
-        leaves_at: The number of the first message that cannot be sent to it any more; None: it stays.
-        stalls_at: The number of the message that it does not take.
+        method: The method of its request.
+        path: The path of its request.
+        body: The body of its request.
+        leaves_at: The number of the first message that fails to reach it; None: all reach it.
+        stalls_at: The number of a message that it does not accept.
     """
 
     def __init__(
@@ -119,8 +119,8 @@ async def test_an_oserror_while_sending_is_a_disconnect(
 
 
 @pytest.mark.parametrize("body", [{**CHAT, "model": "slow"}, {**CHAT, "model": "slow", "stream": True}, None])
-async def test_a_client_that_disconnects_before_the_first_byte_completes_the_request(body: Any) -> None:
-    """With a 499 and no body, so that a middleware above does not report an application that answered nothing."""
+async def test_a_disconnect_before_the_first_byte_completes_the_request(body: Any) -> None:
+    """Respond with a 499 and no body, so that middlewares see a complete response."""
     proxy = LLMProxy({"providers": {"simulated": {}}, **OPEN})
     caller = Caller("POST", "/v1/chat/completions", body)
     if body is None:
@@ -139,10 +139,8 @@ class HostLimitError(Exception):
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages", "/v1/responses", "/v1/messages/count_tokens"])
-async def test_what_the_hosts_receive_raises_is_the_hosts_to_answer(
-    path: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A host that limits bodies by raising from `receive` sees its own exception; nothing is answered or logged."""
+async def test_an_exception_of_the_hosts_receive_reaches_the_host(path: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Raise the exception of a host that limits bodies in `receive`; send and log nothing."""
     caller = Caller("POST", path, CHAT)
 
     async def limited() -> Message:
@@ -159,10 +157,10 @@ async def test_what_the_hosts_receive_raises_is_the_hosts_to_answer(
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 @pytest.mark.parametrize("fails_at", [0, 1])
-async def test_what_the_hosts_send_raises_is_the_hosts_to_answer(
+async def test_an_exception_of_the_hosts_send_reaches_the_host(
     fails_at: int, caplog: pytest.LogCaptureFixture, *, stream: bool
 ) -> None:
-    """No second answer is begun, and the log blames nothing on the gateway."""
+    """Start no second response, and log no failure of the gateway."""
     caller = Caller("POST", "/v1/chat/completions", {**CHAT, "stream": stream})
 
     async def broken(message: Message) -> None:
@@ -182,7 +180,7 @@ async def test_what_the_hosts_send_raises_is_the_hosts_to_answer(
 async def test_a_receive_that_fails_during_the_call_does_not_end_it(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The disconnect watch stops with a warning, and the call is answered."""
+    """Stop the disconnect watch with a warning, and respond to the call."""
     monkeypatch.setattr(connections, "_WATCH_DELAY", 0.0)
     caller = Caller("POST", "/v1/chat/completions", CHAT)
     receive, failed = caller.receive, asyncio.Event()
@@ -206,8 +204,8 @@ async def test_a_receive_that_fails_during_the_call_does_not_end_it(
     assert [record.levelname for record in caplog.records if record.name == "llmproxy_asgi.calls"] == ["WARNING"]
 
 
-async def test_a_large_answer_that_nobody_takes_is_given_up_once(caplog: pytest.LogCaptureFixture) -> None:
-    """The write clock ends it; it is not taken for a failure, and no second answer is begun."""
+async def test_a_large_response_that_is_not_read_times_out(caplog: pytest.LogCaptureFixture) -> None:
+    """End it by the write timeout, log no failure, and start no second response."""
     models = [f"model-{number:04}-{'x' * 180}" for number in range(500)]
     config = {"providers": {"simulated": {"models": models}}, "limits": {"write_timeout": "1ms"}, **OPEN}
     caller = Caller("GET", "/v1/models", stalls_at=1)
@@ -217,8 +215,8 @@ async def test_a_large_answer_that_nobody_takes_is_given_up_once(caplog: pytest.
     assert errors(caplog) == []
 
 
-async def test_the_end_of_a_stream_has_a_write_clock_too() -> None:
-    """A caller who takes everything but the end does not hold the request for ever."""
+async def test_the_end_of_a_stream_has_a_write_timeout() -> None:
+    """A client that accepts everything but the end does not block the request for ever."""
     connection, caller = connection_of(write_timeout=0.001)
     written = asyncio.Event()
 
@@ -264,7 +262,7 @@ async def test_a_keep_alive_that_cannot_be_written_ends_the_call() -> None:
     assert unheard == []
 
 
-async def test_a_caller_who_is_given_up_and_leaves_cancels_once(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_request_is_cancelled_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Do not interrupt the cleanup of the first cancellation by a second one, and end the request quietly."""
     monkeypatch.setattr(connections, "_WATCH_DELAY", 0.0)
     connection, caller = connection_of()
@@ -291,7 +289,7 @@ async def test_a_caller_who_is_given_up_and_leaves_cancels_once(monkeypatch: pyt
 
 
 class Posting:
-    """A caller whose body comes when it is let go, and who stays until it leaves."""
+    """A client whose body arrives when `body` is set, and that disconnects when `left` is set."""
 
     def __init__(self) -> None:
         self.body, self.left = asyncio.Event(), asyncio.Event()
@@ -307,7 +305,7 @@ class Posting:
 
 
 async def posted(caller: Posting, *, seconds: float) -> None:
-    """Read this caller's body under a watch, and wait for ever."""
+    """Read this client's body under a watch, and wait for ever."""
     connection, _ = connection_of()
     connection.receive = caller.receive
     async with DisconnectWatch(connection) as watch:
@@ -316,7 +314,7 @@ async def posted(caller: Posting, *, seconds: float) -> None:
         await asyncio.Event().wait()
 
 
-async def test_a_body_that_does_not_come_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_body_that_does_not_arrive_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """Raise the timeout of the body, and leave the task uncancelled."""
     monkeypatch.setattr(connections, "_WATCH_DELAY", 0.0)
 
@@ -331,8 +329,8 @@ async def test_a_body_that_does_not_come_is_given_up(monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("arrived", "late"), [(connections._MIN_PROGRESS, False), (connections._MIN_PROGRESS - 1, True)]
 )
-async def test_the_bodys_clock_counts_pauses(arrived: int, *, late: bool) -> None:
-    """A steady upload may take many times `limits.body_timeout`; one that drips may not."""
+async def test_the_body_timeout_counts_pauses(arrived: int, *, late: bool) -> None:
+    """A steady upload may take many times `limits.body_timeout`; a nearly stalled one may not."""
     connection, _ = connection_of()
     connection.receive = Posting().receive
 
@@ -364,8 +362,8 @@ async def test_a_disconnect_after_a_late_body_is_noticed(monkeypatch: pytest.Mon
     await within(posted(caller, seconds=10 * HANG))
 
 
-async def test_a_leaver_is_told_from_a_cancellation_that_the_task_had_outlived() -> None:
-    """The request ends quietly also in a task that has caught a cancellation before."""
+async def test_a_disconnect_is_distinguished_from_an_earlier_cancellation() -> None:
+    """End the request quietly in a task that has survived a cancellation before."""
     connection, _ = connection_of()
 
     async def call() -> None:
@@ -392,7 +390,7 @@ async def test_a_leaver_is_told_from_a_cancellation_that_the_task_had_outlived()
     ],
     ids=["answer", "begin", "write", "end", "event"],
 )
-async def test_every_way_of_writing_raises_the_same_error(writing: Callable[[HTTPConnection], Awaitable[None]]) -> None:
+async def test_every_write_raises_the_same_error(writing: Callable[[HTTPConnection], Awaitable[None]]) -> None:
     """Raise one error for a disconnect, whatever the server raises."""
     connection, _ = connection_of(leaves_at=0)
     with pytest.raises(ClientDisconnected):

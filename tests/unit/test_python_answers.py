@@ -49,7 +49,7 @@ def gateway(sent: list[dict[str, Any]], *, failures: int = 0) -> Gateway:
     return Gateway(config, transport=httpx2.MockTransport(answer))
 
 
-async def test_a_whole_answer_tells_what_http_tells() -> None:
+async def test_a_response_has_the_metadata_of_http_headers() -> None:
     """Warnings, served model, provider, request id and attempts."""
     sent: list[dict[str, Any]] = []
     async with gateway(sent, failures=1) as opened:
@@ -60,8 +60,8 @@ async def test_a_whole_answer_tells_what_http_tells() -> None:
     assert "seed" not in sent[-1]
 
 
-async def test_a_streams_last_event_tells_it_too() -> None:
-    """Exactly as a whole answer does."""
+async def test_the_last_event_of_a_stream_has_the_metadata() -> None:
+    """It has the same fields as a complete response."""
     async with gateway([]) as opened:
         events = [event async for event in opened.stream(model="smart", messages=HELLO, seed=1)]
     last = events[-1]
@@ -71,8 +71,8 @@ async def test_a_streams_last_event_tells_it_too() -> None:
     assert last.request_id
 
 
-async def test_embeddings_tell_it_too() -> None:
-    """Over an upstream that makes them."""
+async def test_embeddings_have_the_metadata() -> None:
+    """Embeddings have the same fields."""
 
     def answer(_: httpx2.Request) -> httpx2.Response:
         data = [{"object": "embedding", "index": 0, "embedding": [0.5, 1.0]}]
@@ -96,7 +96,7 @@ async def test_embeddings_tell_it_too() -> None:
     ],
 )
 async def test_an_unknown_argument_is_refused_with_a_suggestion(argument: str, hint: str) -> None:
-    """Nothing is sent; the error is a `TypeError`, as for any function of Python's."""
+    """Send nothing; the error is a `TypeError`, as for any Python function."""
     sent: list[dict[str, Any]] = []
     wrong: dict[str, Any] = {argument: 1}
     async with gateway(sent) as opened:
@@ -116,7 +116,7 @@ async def test_an_unknown_argument_is_refused_with_a_suggestion(argument: str, h
 
 
 async def test_a_mistake_in_the_hosts_code_is_no_refusal_of_a_request(caplog: pytest.LogCaptureFixture) -> None:
-    """It is raised where it was made; logs and metrics show no failed request."""
+    """Raise it; logs and metrics show no refused request."""
     caplog.set_level(logging.INFO, logger="llmproxy_asgi")
     async with gateway([]) as opened:
         with pytest.raises(UnknownArgument):
@@ -126,8 +126,8 @@ async def test_a_mistake_in_the_hosts_code_is_no_refusal_of_a_request(caplog: py
     assert caplog.records == []
 
 
-async def test_what_only_an_upstream_knows_goes_in_extra_body() -> None:
-    """As with OpenAI's own client."""
+async def test_extra_body_reaches_the_upstream() -> None:
+    """As with OpenAI's client."""
     sent: list[dict[str, Any]] = []
 
     def answer(request: httpx2.Request) -> httpx2.Response:
@@ -143,13 +143,13 @@ async def test_what_only_an_upstream_knows_goes_in_extra_body() -> None:
 
 
 def test_every_parameter_of_openais_client_is_known() -> None:
-    """What their client takes, ours takes."""
+    """Accept every parameter that OpenAI's client accepts."""
     assert set(CompletionCreateParamsBase.__annotations__) <= translator("openai-chat").inbound.fields
     assert set(EmbeddingCreateParams.__annotations__) <= translator("openai-embeddings").inbound.fields
 
 
 def test_events_and_deltas_are_public_and_have_a_type() -> None:
-    """A word for each, and no word twice."""
+    """Each has a type of its own."""
     events = list(get_args(StreamEvent))
     deltas = list(get_args(Delta))
     assert all(getattr(llmproxy_asgi, each.__name__) is each for each in (*events, *deltas))
@@ -160,7 +160,7 @@ def test_events_and_deltas_are_public_and_have_a_type() -> None:
 
 
 async def test_a_stream_can_be_read_by_type() -> None:
-    """Without an import of any class."""
+    """Read a stream without importing a class."""
 
     async def frames() -> AsyncIterator[bytes]:
         for frame in chat_frames("hel", "lo"):
@@ -177,7 +177,7 @@ async def test_a_stream_can_be_read_by_type() -> None:
 
 
 def test_representations_are_short() -> None:
-    """A line for a debugger, however long the text; defaults are left out."""
+    """They fit on one line, however long the text is, without defaults."""
     text = "word " * 10_000
     parts = tuple(Text(text=text) for _ in range(50))
     response = Response(

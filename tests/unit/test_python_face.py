@@ -1,4 +1,4 @@
-"""The Python face: `Gateway` and the short client, over simulated models."""
+"""The Python API: `Gateway` and the short client, over simulated models."""
 
 import asyncio
 import os
@@ -25,8 +25,8 @@ HELLO = [{"role": "user", "content": "hello there"}]
 
 
 @pytest.mark.anyio
-async def test_a_whole_answer_has_text_calls_and_usage() -> None:
-    """What most programs want is one attribute away."""
+async def test_a_response_has_text_calls_and_usage() -> None:
+    """The most common values are attributes."""
     async with Gateway(SIMULATED) as gateway:
         reply = await gateway.complete(model="echo", messages=HELLO, principal="alice")
         assert reply.text.endswith("hello there")
@@ -39,7 +39,7 @@ async def test_a_whole_answer_has_text_calls_and_usage() -> None:
 
 @pytest.mark.anyio
 async def test_a_stream_is_events_from_started_to_ended() -> None:
-    """Leaving early releases the upstream, and nothing remains."""
+    """Leaving early closes the upstream and leaves no task."""
     async with Gateway(SIMULATED) as gateway:
         events = [event async for event in gateway.stream(model="echo", messages=HELLO)]
         assert isinstance(events[0], Started)
@@ -69,7 +69,7 @@ async def test_each_event_may_be_asked_for_by_another_task() -> None:
 
 @pytest.mark.anyio
 async def test_messages_are_dicts_or_the_models_own_or_both() -> None:
-    """Whatever is at hand."""
+    """Accept dicts and `Message` objects, mixed as well."""
     own = Message(role="user", parts=(Text(text="my own"),))
     async with Gateway(SIMULATED) as gateway:
         assert (await gateway.complete(model="echo", messages=[own])).text.endswith("my own")
@@ -93,15 +93,15 @@ async def test_messages_are_dicts_or_the_models_own_or_both() -> None:
         ({"model": "a\nb", "messages": HELLO}, ModelNotFound),
     ],
 )
-async def test_what_goes_wrong_is_raised_as_what_it_is(asked: dict[str, Any], error: type[Exception]) -> None:
-    """The same tree of errors that HTTP callers read as statuses."""
+async def test_errors_are_raised(asked: dict[str, Any], error: type[Exception]) -> None:
+    """Raise the errors that HTTP clients receive as statuses."""
     async with Gateway({"providers": {"simulated": {"retry": {"attempts": 1}}}}) as gateway:
         with pytest.raises(error):
             await gateway.complete(**asked)
 
 
 @pytest.mark.anyio
-async def test_refusals_are_told_to_observers() -> None:
+async def test_refusals_are_recorded() -> None:
     """A refused request is reported once, for every way of calling; a call is reported as a call alone."""
     observer = RecordingObserver()
     config = {**SIMULATED, "access": {"default": {"rate_limit": {"requests_per_second": 0.01, "burst": 1}}}}
@@ -138,7 +138,7 @@ async def test_refusals_are_told_to_observers() -> None:
 
 @pytest.mark.anyio
 async def test_a_drained_gateway_refuses_until_it_is_reopened() -> None:
-    """The clients in process read the 503 that others read; the window is the configuration's unless one is given."""
+    """In-process clients get a 503, too; the default window is the configured one."""
     async with Gateway({**SIMULATED, "drain_timeout": 0.01}) as gateway, gateway.openai(max_retries=0) as client:
         asked: Any = {"model": "echo", "messages": HELLO}
         await gateway.drain()
@@ -153,8 +153,8 @@ async def test_a_drained_gateway_refuses_until_it_is_reopened() -> None:
 
 
 @pytest.mark.anyio
-async def test_a_drain_gives_a_stream_its_window_and_ends_it_then() -> None:
-    """What is under way when the window is over reads an error; nothing is left open."""
+async def test_a_drain_waits_for_a_stream_and_then_ends_it() -> None:
+    """A stream that is open after the window gets an error; nothing remains open."""
     async with Gateway(SIMULATED) as gateway, gateway.openai(max_retries=0) as client:
         asked: Any = {"model": "stall", "messages": HELLO, "stream": True}
         stream: Any = await client.chat.completions.create(**asked)
@@ -167,8 +167,8 @@ async def test_a_drain_gives_a_stream_its_window_and_ends_it_then() -> None:
 
 
 @pytest.mark.anyio
-async def test_a_reload_changes_what_follows_and_nothing_that_runs() -> None:
-    """A wrong configuration changes nothing at all."""
+async def test_a_reload_changes_later_calls_only() -> None:
+    """An invalid configuration changes nothing."""
     async with Gateway(SIMULATED) as gateway:
         stream = gateway.stream(model="simulated/echo", messages=HELLO)
         assert isinstance(await anext(stream), Started)
@@ -181,8 +181,8 @@ async def test_a_reload_changes_what_follows_and_nothing_that_runs() -> None:
 
 
 @pytest.mark.anyio
-async def test_health_asks_every_provider_at_once() -> None:
-    """By the providers' names; one that is switched off is not asked."""
+async def test_health_checks_all_providers_concurrently() -> None:
+    """Return results by provider name; skip disabled providers."""
     gone = httpx2.MockTransport(lambda _: httpx2.Response(401))
     providers = {
         "simulated": {},
@@ -203,7 +203,7 @@ async def test_health_asks_every_provider_at_once() -> None:
 
 @pytest.mark.anyio
 async def test_the_short_client_gives_text_in_four_ways() -> None:
-    """Whole, collected with a callback, piece by piece, and several at once in order."""
+    """Complete, collected with a callback, piece by piece, and several concurrently in order."""
     async with create_llm_client("Simulated", model="echo") as llm:
         whole = await llm.generate(HELLO)
         told: list[str] = []
@@ -214,8 +214,8 @@ async def test_the_short_client_gives_text_in_four_ways() -> None:
 
 
 @pytest.mark.anyio
-async def test_a_stream_of_text_that_is_left_lets_go_at_once() -> None:
-    """Whether its reader closes it, or it is collected in a callback that fails."""
+async def test_closing_a_stream_of_text_closes_the_upstream() -> None:
+    """Close it when its reader closes it, or when a callback fails."""
     observer = RecordingObserver()
     async with LLMClient(Gateway(SIMULATED, observers=[observer]), model="story") as llm:
 
@@ -237,8 +237,8 @@ async def test_a_stream_of_text_that_is_left_lets_go_at_once() -> None:
 
 
 @pytest.mark.anyio
-async def test_one_of_several_that_fails_is_raised_as_it_is() -> None:
-    """Not wrapped in a group, and the others are cancelled."""
+async def test_the_first_failure_of_several_is_raised() -> None:
+    """Raise it without a group, and cancel the others."""
     async with create_llm_client("simulated", model="error-500") as llm:
         with pytest.raises(UpstreamError):
             await llm.generate_multiple([HELLO, HELLO])
@@ -246,8 +246,8 @@ async def test_one_of_several_that_fails_is_raised_as_it_is() -> None:
             await llm.generate_multiple([HELLO], concurrency=0)
 
 
-def test_the_synchronous_way_refuses_to_run_inside_a_loop() -> None:
-    """It would block everything else there."""
+def test_the_synchronous_method_refuses_to_run_in_a_loop() -> None:
+    """It would block the event loop."""
     llm = create_llm_client("simulated", model="echo")
     assert llm.generate_sync(HELLO).endswith("hello there")
 
@@ -259,7 +259,7 @@ def test_the_synchronous_way_refuses_to_run_inside_a_loop() -> None:
 
 
 def test_providers_are_named_in_any_case_and_unknown_ones_listed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`generic` is any compatible server; keys and addresses come from the environment where none are given."""
+    """`generic` is any compatible server; keys and addresses default to the environment."""
     with pytest.raises(ValueError, match=r"unknown provider 'nobody'; known: anthropic.*generic"):
         create_llm_client("nobody", model="x")
     monkeypatch.setenv("OPENAI_API_KEY", "sk-from-the-environment")
@@ -288,10 +288,10 @@ def test_providers_are_named_in_any_case_and_unknown_ones_listed(monkeypatch: py
         ("simulated", {"timeout": "soon"}, "timeout: a duration is like 250ms"),
     ],
 )
-def test_what_is_missing_is_told_by_argument_and_variable(
+def test_a_missing_value_names_argument_and_variable(
     provider: str, arguments: dict[str, str], finding: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A call with arguments gets an error about the argument, and the variable that would do instead."""
+    """Name the argument, and the variable that would replace it."""
     for name in [name for name in os.environ if name.endswith(("_API_KEY", "_API_BASE_URL"))]:
         monkeypatch.delenv(name)
     with pytest.raises(ConfigError) as refused:
@@ -299,8 +299,8 @@ def test_what_is_missing_is_told_by_argument_and_variable(
     assert [line[: len(finding)] for line in dict.fromkeys(refused.value.findings)][:1] == [finding]
 
 
-def test_what_is_wrong_with_a_variable_is_told_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A line break at the end of a variable, as files leave it, is found where it stands."""
+def test_an_invalid_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Report a line break at the end of a variable with its name."""
     monkeypatch.setenv("OPENAI_API_KEY", "sk-from-the-environment\n")
     with pytest.raises(ConfigError) as refused:
         create_llm_client("openai", model="x")
@@ -309,7 +309,7 @@ def test_what_is_wrong_with_a_variable_is_told_by_its_name(monkeypatch: pytest.M
 
 @pytest.mark.anyio
 async def test_a_reload_reads_beside_the_loop_and_the_last_one_wins(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Calls go on while a file is read, and a reload that was asked for earlier never undoes a later one."""
+    """Calls continue while a file is read, and an earlier reload never undoes a later one."""
     reads, first_may_go_on, threads = threading.Event(), threading.Event(), []
 
     def slow(source: dict[str, object]) -> Config:

@@ -1,4 +1,4 @@
-"""A plan, and what is alive beside it."""
+"""A runtime, and the state that outlives it."""
 
 from typing import Any
 
@@ -24,8 +24,8 @@ def plan(shared: SharedState, endpoints: dict[str, bool] | None = None, **block:
     return Runtime.build(Config.model_validate({"providers": {"p": local}, "endpoints": endpoints or {}}), shared)
 
 
-def test_a_plan_that_cannot_be_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What has been taken of the limits in force stays taken."""
+def test_a_runtime_that_cannot_be_built_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Current limits keep what they have counted."""
     shared = SharedState()
     limits: dict[str, Any] = {"rate_limit": {"requests_per_second": 0.001}}
     made = plan(shared, **limits)
@@ -44,7 +44,7 @@ def test_a_plan_that_cannot_be_changes_nothing(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.anyio
 async def test_stores_are_those_of_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Opened as `state` says, once for all plans that name the same address, and closed with what is alive."""
+    """Open them once for all runtimes with the same address, and close them with the shared state."""
     opened: list[Any] = []
     closed: list[Any] = []
 
@@ -72,8 +72,8 @@ async def test_stores_are_those_of_the_address(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.anyio
-async def test_connections_outlive_a_plan_that_says_the_same_of_them() -> None:
-    """An upstream keeps its pool under another plan, and one that answers here has a new one where its pace changed."""
+async def test_connections_outlive_a_runtime_with_the_same_settings() -> None:
+    """An upstream keeps its pool; a simulated one gets a new pool if its timing changed."""
     shared = SharedState()
 
     def made(**simulated: Any) -> list[Provider]:

@@ -1,4 +1,4 @@
-"""Responses in the background, over every upstream: they go on alone and can be taken up again."""
+"""Background responses over every upstream: they continue without their client and can be resumed."""
 
 import asyncio
 import time
@@ -52,7 +52,7 @@ def held(protocol: str, reply: Reply = TALE, *, after: int = 5) -> Scenario:
 
 
 def until(done: Callable[[], Any]) -> Any:
-    """What `done` says as soon as it says something true."""
+    """Return the first true result of `done`."""
     for _ in range(2_000):
         if found := done():
             return found
@@ -61,7 +61,7 @@ def until(done: Callable[[], Any]) -> Any:
 
 
 def ended(client: openai.OpenAI, response_id: str) -> Any:
-    """A response when it is at work no more."""
+    """Return a response that has ended."""
 
     def look() -> Any:
         found = client.responses.retrieve(response_id)
@@ -74,8 +74,8 @@ def ended(client: openai.OpenAI, response_id: str) -> Any:
 
 
 @pytest.mark.parametrize("upstream", UPSTREAMS)
-def test_it_goes_on_after_its_caller(harness: OwnersHarness, upstream: str) -> None:
-    """Answer the caller at once; it polls, finds the answer, and can continue from it."""
+def test_it_continues_without_its_client(harness: OwnersHarness, upstream: str) -> None:
+    """Respond to the client at once; it polls, finds the response, and can continue from it."""
     scenario = held(upstream)
     harness.play(scenario)
     queued = harness.alice.responses.create(model=harness.model(upstream), input="A tale", background=True)
@@ -98,8 +98,8 @@ def test_it_goes_on_after_its_caller(harness: OwnersHarness, upstream: str) -> N
 
 
 @pytest.mark.parametrize("upstream", UPSTREAMS)
-def test_a_stream_is_taken_up_from_any_place(harness: OwnersHarness, upstream: str) -> None:
-    """Its first reader leaves in the middle; later ones read the same events from where they like."""
+def test_a_stream_is_resumed_from_any_event(harness: OwnersHarness, upstream: str) -> None:
+    """After the first reader disconnects, later ones read the same events from any number."""
     scenario = held(upstream)
     harness.play(scenario)
     request: Any = {"model": harness.model(upstream), "input": "A tale", "background": True, "stream": True}
@@ -132,8 +132,8 @@ def test_a_stream_is_taken_up_from_any_place(harness: OwnersHarness, upstream: s
         assert refused.value.param == "starting_after"
 
 
-def test_who_resumes_reads_what_came_meanwhile_and_what_comes(harness: OwnersHarness) -> None:
-    """A reader who attaches in the middle of the run gets the events that it missed, then those that come."""
+def test_a_resumed_stream_has_past_and_future_events(harness: OwnersHarness) -> None:
+    """A reader that attaches within the run gets the events that it missed, then the new ones."""
     scenario = held(CHAT, after=3)
     harness.play(scenario)
     queued = harness.alice.responses.create(model=harness.model(CHAT), input="A tale", background=True)
@@ -151,8 +151,8 @@ def test_who_resumes_reads_what_came_meanwhile_and_what_comes(harness: OwnersHar
 
 
 @pytest.mark.parametrize("upstream", UPSTREAMS)
-def test_cancelling_lets_go_of_the_upstream(harness: OwnersHarness, upstream: str) -> None:
-    """The connection is closed at once, readers read an end, and what is kept says that it was cancelled."""
+def test_cancelling_closes_the_upstream(harness: OwnersHarness, upstream: str) -> None:
+    """Close the connection at once, end the readers' streams, and store the response as cancelled."""
     harness.play(held(upstream))
     queued = harness.alice.responses.create(model=harness.model(upstream), input="A tale", background=True)
     harness.upstream.wait_for_requests(1)
@@ -171,7 +171,7 @@ def test_cancelling_lets_go_of_the_upstream(harness: OwnersHarness, upstream: st
         harness.alice.responses.create(model=harness.model(upstream), input="x", previous_response_id=queued.id)
 
 
-def test_deleting_ends_it_too(harness: OwnersHarness) -> None:
+def test_deleting_cancels_it(harness: OwnersHarness) -> None:
     """No run continues for an owner that was forgotten, and nothing of it is stored."""
     harness.play(held(CHAT))
     queued = harness.alice.responses.create(model=harness.model(CHAT), input="A tale", background=True)
@@ -185,7 +185,7 @@ def test_deleting_ends_it_too(harness: OwnersHarness) -> None:
 
 @pytest.mark.parametrize("upstream", UPSTREAMS)
 def test_an_upstream_that_refuses_fails_it(harness: OwnersHarness, upstream: str) -> None:
-    """What would have been a status is the answer's error, in its stream as well."""
+    """An upstream's error becomes the error of the response, in its stream as well."""
     harness.play(error_answer(400))
     queued = harness.alice.responses.create(model=harness.model(upstream), input="A tale", background=True)
     failed = ended(harness.alice, queued.id)
@@ -208,8 +208,8 @@ def test_a_broken_stream_fails_it(harness: OwnersHarness, upstream: str) -> None
     assert events[-1].response.id == queued.id
 
 
-def test_what_is_wrong_is_refused_at_once(harness: OwnersHarness) -> None:
-    """A conversation that is not there, a tool that is none: a status, not a failed answer."""
+def test_an_invalid_request_is_refused_at_once(harness: OwnersHarness) -> None:
+    """Respond with a status, not with a failed response, to an unknown conversation or an unknown tool."""
     create = harness.alice.responses.create
     with pytest.raises(openai.NotFoundError):
         create(model=harness.model(CHAT), input="x", background=True, previous_response_id="resp_1")
@@ -221,7 +221,7 @@ def test_what_is_wrong_is_refused_at_once(harness: OwnersHarness) -> None:
 
 
 def test_a_browser_of_another_site_changes_nothing() -> None:
-    """Cancelling and deleting by cookie alone need a page of the same site, as every change does."""
+    """Cancelling and deleting with a cookie require a page of the same site, as every change does."""
     providers = {"house": {"type": "simulated", "protocol": "openai-chat"}}
     with served(LLMProxy({"providers": providers}, identify=lambda connection: connection.cookies.get("who"))) as base:
         own = {"cookie": "who=alice", "sec-fetch-site": "same-origin"}
@@ -252,8 +252,8 @@ def background_of(gateway: Gateway) -> Background:
 
 
 @pytest.mark.anyio
-async def test_the_gateway_ends_what_is_at_work(upstream: Upstream) -> None:
-    """Closing it fails every run, releases the upstream and leaves no task, also where one has just begun."""
+async def test_closing_the_gateway_fails_all_runs(upstream: Upstream) -> None:
+    """Fail every run, close its upstream and leave no task, also for a run that has just begun."""
     upstream.default = held(CHAT)
     before = asyncio.all_tasks()
     gateway = gateway_of(upstream)
@@ -269,8 +269,8 @@ async def test_the_gateway_ends_what_is_at_work(upstream: Upstream) -> None:
 
 
 @pytest.mark.anyio
-async def test_draining_gives_them_time_and_ends_them_then(upstream: Upstream) -> None:
-    """A run is an open call: it may end by itself within the window, is failed after it, and no new one begins."""
+async def test_draining_waits_for_runs_and_then_ends_them(upstream: Upstream) -> None:
+    """A run may end within the window and fails after it; no new one begins."""
     quick, slow = held(CHAT), held(CHAT)
     upstream.enqueue(quick, slow)
     gateway = gateway_of(upstream)
@@ -313,7 +313,7 @@ async def test_runs_are_bounded(upstream: Upstream) -> None:
 
 
 @pytest.mark.anyio
-async def test_a_long_answer_forgets_its_first_events(upstream: Upstream, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_long_response_drops_its_first_events(upstream: Upstream, monkeypatch: pytest.MonkeyPatch) -> None:
     """Hold events up to a bound; refuse a request for earlier ones, and still return the answer."""
     monkeypatch.setattr("llmproxy_asgi.responses_api.background.Run.max_bytes", 6_000)
     reply = Reply(texts=tuple(f"word{number} " for number in range(60)))
@@ -332,7 +332,7 @@ async def test_a_long_answer_forgets_its_first_events(upstream: Upstream, monkey
 
 
 class Slow:
-    """Ada, who reads a response's stream and takes nothing of its first piece until `takes` is set."""
+    """A client that reads a response's stream and accepts nothing of its first piece until `takes` is set."""
 
     def __init__(self, response_id: str) -> None:
         self.scope: dict[str, Any] = {
@@ -362,7 +362,7 @@ class Slow:
 
 
 async def begun(gateway: Gateway, model: str = "story") -> Run:
-    """A response of Ada's that is at work in the background."""
+    """Start a background response of Ada."""
     inbound = translator("openai-responses").inbound
     inbound_request = inbound.open(b'{"model": "%b", "input": "x", "background": true}' % model.encode(), headers={})
     return await background_of(gateway).begin(inbound_request, inbound, gateway._grant("ada"))
@@ -388,8 +388,8 @@ async def test_a_reader_that_is_too_slow_gets_an_error_event(monkeypatch: pytest
 
 
 @pytest.mark.anyio
-async def test_who_takes_nothing_of_kept_events_is_let_go() -> None:
-    """As of any other answer: when the clock for writing has run out, quietly."""
+async def test_a_reader_of_stored_events_has_a_write_timeout() -> None:
+    """End a stream that is not read quietly, as any other response."""
     config = {"providers": {"simulated": {}}, "limits": {"write_timeout": 0.05}, "keepalive": 0.05}
     async with Gateway(config) as gateway:
         run = await begun(gateway)
@@ -407,8 +407,8 @@ async def test_who_takes_nothing_of_kept_events_is_let_go() -> None:
     [b'{"type":"x"}', b'{"type" : "x" , "sequence_number" : 7' + b" " * 30 + b"}"],
     ids=["unnumbered", "spaced"],
 )
-async def test_what_is_held_stays_within_its_bound(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
-    """However the upstream spelled its events: their numbers are the run's, and so are the bytes that are held."""
+async def test_kept_events_are_bounded(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
+    """The bound counts the numbered events, however the upstream formatted them."""
     monkeypatch.setattr(Run, "max_bytes", 2_000)
     async with Gateway({"providers": {"simulated": {}}}) as gateway:
         run = await begun(gateway, "stall")
@@ -421,7 +421,7 @@ async def test_what_is_held_stays_within_its_bound(monkeypatch: pytest.MonkeyPat
 
 
 class Waiting(MemoryStore):
-    """A store whose answers take their time, as those of a database do."""
+    """A store that responds slowly, as a database does."""
 
     @override
     async def put(self, owner: Owner, key: str, value: bytes, *, ttl: float, replacing: bool = False) -> bool:
@@ -431,7 +431,7 @@ class Waiting(MemoryStore):
 
 
 @pytest.mark.anyio
-async def test_who_cancels_twice_at_once_cancels_once(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_two_cancellations_cancel_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """A second close does not interrupt the records that the first one still writes, whatever else waits for it."""
     async with Gateway({"providers": {"simulated": {}}}) as gateway:
         monkeypatch.setattr(gateway.endpoints.stored.stateful.responses, "_store", Waiting())
@@ -450,7 +450,7 @@ async def test_who_cancels_twice_at_once_cancels_once(monkeypatch: pytest.Monkey
 
 
 class Stuck(MemoryStore):
-    """A store that never gets to keep a whole answer."""
+    """A store that never stores a complete response."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -465,8 +465,8 @@ class Stuck(MemoryStore):
 
 
 @pytest.mark.anyio
-async def test_what_is_cancelled_before_it_is_stored_was_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An answer that was whole but is not kept is no answer: nothing stays at work for ever."""
+async def test_a_run_cancelled_before_it_is_stored_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A complete response that is not stored counts as cancelled, and does not stay in progress."""
     async with Gateway({"providers": {"simulated": {}}}) as gateway:
         store = Stuck()
         monkeypatch.setattr(gateway.endpoints.stored.stateful.responses, "_store", store)
@@ -480,8 +480,8 @@ async def test_what_is_cancelled_before_it_is_stored_was_cancelled(monkeypatch: 
 
 
 @pytest.mark.anyio
-async def test_it_is_told_of_under_the_request_that_began_it() -> None:
-    """The id that its caller reads in `x-request-id` is the one that logs and observers tell its end by."""
+async def test_a_run_is_recorded_with_the_id_of_its_request() -> None:
+    """Logs and observers get the id that the client received in `x-request-id`."""
     observer = RecordingObserver()
     async with (
         Gateway({"providers": {"simulated": {}}}, observers=[observer]) as gateway,
@@ -496,8 +496,8 @@ async def test_it_is_told_of_under_the_request_that_began_it() -> None:
 
 
 @pytest.mark.anyio
-async def test_nothing_runs_that_was_not_asked_for(upstream: Upstream) -> None:
-    """A call in the foreground makes no task that outlives it, kept or not."""
+async def test_foreground_calls_leave_no_task(upstream: Upstream) -> None:
+    """A foreground call leaves no task, stored or not."""
     upstream.default = lambda received: TALE.scenario(protocol_of(received), stream=True)
     gateway = gateway_of(upstream)
     before = asyncio.all_tasks()
@@ -513,14 +513,14 @@ async def test_nothing_runs_that_was_not_asked_for(upstream: Upstream) -> None:
 
 @contextmanager
 def limited(**limits: Any) -> Iterator[OwnersHarness]:
-    """A owners_harness in which Alice may not do everything."""
+    """An owners_harness with limits for Alice."""
     with owners_harness(keys=[{"name": "alice", "key": ALICE, **limits}]) as made:
         yield made
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
-def test_who_is_over_a_limit_reads_so_at_once(*, stream: bool) -> None:
-    """A 429 with the wait at the POST, and no answer that fails later; no upstream was asked."""
+def test_a_limit_refuses_a_background_request_at_once(*, stream: bool) -> None:
+    """Respond to the POST with a 429 and a wait, without a request to an upstream."""
     with limited(requests_per_minute=1) as harness:
         harness.play(TALE)
         request: Any = {"model": harness.model(CHAT), "input": "A tale", "background": True}
@@ -532,8 +532,8 @@ def test_who_is_over_a_limit_reads_so_at_once(*, stream: bool) -> None:
         assert len(harness.upstream.requests) == 1
 
 
-def test_a_place_is_held_from_the_post_to_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However it ends: cancelled, or never begun because it could not be kept."""
+def test_a_permit_is_held_from_the_post_to_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Release it however the run ends: cancelled, or never begun because it could not be stored."""
     with limited(max_concurrency=1) as harness:
         request: Any = {"model": harness.model(CHAT), "input": "A tale", "background": True}
         harness.play(held(CHAT))
@@ -554,8 +554,8 @@ def test_a_place_is_held_from_the_post_to_the_end(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.anyio
-async def test_a_run_that_never_took_a_step_gives_its_place_back() -> None:
-    """Cancelled before its task ran once, it has entered no call, and its caller may ask again."""
+async def test_a_run_that_never_started_releases_its_permit() -> None:
+    """A run that is cancelled before its first step releases its permit."""
     config = {"providers": {"simulated": {}}, "access": {"default": {"max_concurrency": 1}}}
     async with Gateway(config) as gateway:
         background = gateway.endpoints.stored._background

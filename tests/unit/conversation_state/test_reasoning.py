@@ -1,4 +1,4 @@
-"""Reasoning state of calls: kept when an answer passes, and back at its place when its caller lost it."""
+"""Reasoning state of calls: cached when a response passes, and restored when its client lost it."""
 
 import json
 from collections.abc import Collection, Mapping, Sequence
@@ -77,7 +77,7 @@ def answer(*parts: Part) -> Response:
 
 
 def asked(*turns: Sequence[Part]) -> Request:
-    """A request that repeats these turns of the model; every call is answered."""
+    """Return a request that repeats these turns of the model; every call has a result."""
     messages = [Message(role="user", parts=(Text(text="hi"),))]
     for turn in turns:
         messages.append(Message(role="assistant", parts=tuple(turn)))
@@ -87,7 +87,7 @@ def asked(*turns: Sequence[Part]) -> Request:
 
 
 def stripped(parts: Sequence[Part]) -> tuple[Part, ...]:
-    """A turn as a caller sends it back who knows nothing of reasoning."""
+    """Return a turn as a client without reasoning sends it back."""
     return tuple(
         msgspec.structs.replace(part, seals=()) if part.seals else part
         for part in parts
@@ -96,7 +96,7 @@ def stripped(parts: Sequence[Part]) -> tuple[Part, ...]:
 
 
 def again(*parts: Part, upstream: Upstream = CLAUDE, sent: Sequence[Part] | None = None) -> tuple[Part, ...]:
-    """The turn that goes upstream after the caller sent it back, stripped or as `sent`."""
+    """Return the turn that goes upstream after the client sent it back, stripped or as `sent`."""
     request = asked(stripped(parts) if sent is None else sent)
     return restore(request, dict(extract_reasoning(answer(*parts))), upstream).messages[1].parts
 
@@ -116,32 +116,32 @@ def again(*parts: Part, upstream: Upstream = CLAUDE, sent: Sequence[Part] | None
     ],
     ids=["before", "before-words", "several", "between-calls", "around-words", "between-words"],
 )
-def test_reasoning_is_back_where_it_was(parts: tuple[Part, ...]) -> None:
-    """Before the words it led to, before the call it led to, in its order."""
+def test_reasoning_is_restored_in_place(parts: tuple[Part, ...]) -> None:
+    """Restore it before the text or the call that it led to, in order."""
     assert again(*parts) == parts
 
 
-def test_state_of_a_call_is_back_on_it() -> None:
-    """On the very call that it was made for, and no other of its step."""
+def test_state_of_a_call_is_restored_on_it() -> None:
+    """Restore it on the call that it was made for, and on no other call of the step."""
     parts = (call("call_1", "{}", seal(issuer="gemini", model="pro")), call("call_2", "{}"))
     assert again(*parts, upstream=GEMINI) == parts
 
 
-def test_words_without_state_give_way() -> None:
-    """A caller who kept the words alone would else think twice."""
+def test_text_without_state_is_replaced() -> None:
+    """Replace reasoning text that a client sent without its state, so that it is not there twice."""
     parts = (thinking("a"), call())
     assert again(*parts, sent=(Reasoning(text="a"), call())) == parts
 
 
-def test_words_without_state_stay_where_only_the_call_is_sealed() -> None:
-    """Nothing has come in their place."""
+def test_text_without_state_stays_if_only_the_call_is_sealed() -> None:
+    """Nothing replaces it."""
     parts = (call("call_1", "{}", seal(issuer="gemini", model="pro")),)
     sent = (Reasoning(text="a"), call("call_1", "{}"))
     assert again(*parts, upstream=GEMINI, sent=sent) == (sent[0], *parts)
 
 
 def test_a_turn_in_several_messages_begins_with_its_reasoning() -> None:
-    """Callers who send words and calls apart still mean one turn; no message is lost but one of bare reasoning."""
+    """Treat text and calls in separate messages as one turn; drop only a message of reasoning without state."""
     parts = (thinking("a"), Text(text="Let me see."), call("call_1"), call("call_2"))
     rows: list[tuple[Part, ...]] = [
         (Text(text="Let me see."),),
@@ -158,8 +158,8 @@ def test_a_turn_in_several_messages_begins_with_its_reasoning() -> None:
     assert [message.parts for message in restored.messages] == [parts[:2], parts[2:3], parts[3:]]
 
 
-def test_every_step_gets_its_own() -> None:
-    """A loop of three steps, all of them stripped."""
+def test_every_step_gets_its_own_state() -> None:
+    """Restore three stripped steps of a loop."""
     steps = [(thinking(text), call(f"call_{text}1b2c3d4")) for text in "abc"]
     thoughts = {call_id: thought for step in steps for call_id, thought in extract_reasoning(answer(*step))}
     request = asked(*map(stripped, steps))
@@ -175,15 +175,15 @@ def test_every_step_gets_its_own() -> None:
     [GEMINI, msgspec.structs.replace(CLAUDE, model="haiku")],
     ids=["another issuer", "another model"],
 )
-def test_only_who_can_open_it_gets_it(upstream: Upstream) -> None:
-    """For all others the request stays the very same."""
+def test_only_its_issuer_gets_it(upstream: Upstream) -> None:
+    """Return the same request for other upstreams."""
     parts = (thinking("a"), call())
     request = asked(stripped(parts))
     assert restore(request, dict(extract_reasoning(answer(*parts))), upstream) is request
 
 
-def test_of_several_issuers_each_gets_its_own() -> None:
-    """A turn that two routes had a hand in."""
+def test_each_issuer_gets_its_own_state() -> None:
+    """Two issuers contributed to the turn."""
     parts = (thinking("a"), thinking("b", issuer="gemini", model=None), call())
     assert again(*parts) == (parts[0], parts[2])
     assert again(*parts, upstream=GEMINI) == parts[1:]
@@ -201,8 +201,8 @@ def test_of_several_issuers_each_gets_its_own() -> None:
     ],
     ids=["own reasoning", "foreign reasoning", "sealed call", "sealed words"],
 )
-def test_a_turn_that_has_state_is_left_alone(sent: tuple[Part, ...]) -> None:
-    """Whatever its caller sent is what its caller meant."""
+def test_a_turn_with_state_is_unchanged(sent: tuple[Part, ...]) -> None:
+    """Do not change a turn that its client sent with state."""
     request = asked(sent)
     assert missing(request) == ()
     assert restore(request, dict(extract_reasoning(answer(thinking("a"), call()))), CLAUDE) is request
@@ -213,35 +213,35 @@ def test_a_turn_that_has_state_is_left_alone(sent: tuple[Part, ...]) -> None:
     [call("call_1", '{"city": "Bonn"}'), ToolCall(call_id="call_1", name="time", arguments='{"city": "Köln"}')],
     ids=["other arguments", "other tool"],
 )
-def test_another_call_of_the_same_id_is_another_call(other: ToolCall) -> None:
-    """Upstreams that count their calls use the same ids in every conversation."""
+def test_another_call_with_the_same_id_is_different(other: ToolCall) -> None:
+    """Upstreams that number their calls use the same ids in every conversation."""
     request = asked((other,))
     assert restore(request, dict(extract_reasoning(answer(thinking("a"), call()))), CLAUDE) is request
 
 
 @pytest.mark.parametrize("spelled", ['{"city":"K\\u00f6ln"}', '{ "city" :\n"Köln" }'])
-def test_a_call_is_known_however_it_is_spelled(spelled: str) -> None:
-    """Callers read arguments and write them anew."""
+def test_a_call_is_recognized_in_any_format(spelled: str) -> None:
+    """Clients decode arguments and encode them again."""
     parts = (thinking("a"), call())
     assert again(*parts, sent=(call("call_1", spelled),))[0] == parts[0]
 
 
 @pytest.mark.parametrize("arguments", ["", "free text", '{"a":', "[" * 5_000, '{"n": 1e999}'])
-def test_arguments_of_any_kind_are_known(arguments: str) -> None:
-    """Also those that are no JSON."""
+def test_arguments_that_are_not_json_are_recognized(arguments: str) -> None:
+    """Compare such arguments as text."""
     parts = (thinking("a"), call("call_1", arguments))
     assert again(*parts) == parts
 
 
-def test_free_text_is_known_by_its_spelling() -> None:
-    """A tool that takes free text may take two that would mean the same to JSON."""
+def test_free_text_is_compared_exactly() -> None:
+    """Texts of a custom tool may differ where JSON would not."""
     one = ToolCall(call_id="call_1", name="run", arguments="[1]", kind="custom")
     assert again(thinking("a"), one) == (thinking("a"), one)
     other = msgspec.structs.replace(one, arguments="[ 1 ]")
     assert again(thinking("a"), one, sent=(other,)) == (other,)
 
 
-def test_the_users_words_are_never_touched() -> None:
+def test_user_messages_are_unchanged() -> None:
     """A call id in another owner's conversation has no effect."""
     request = Request(protocol="p", model="m", messages=(Message(role="user", parts=(call(),)),))
     assert missing(request) == ()
@@ -262,15 +262,15 @@ def test_the_users_words_are_never_touched() -> None:
     ],
     ids=["words", "call", "unsealed", "no call", "after the call"],
 )
-def test_nothing_else_is_kept(parts: tuple[Part, ...]) -> None:
-    """Neither reasoning without a call, nor a call without reasoning, nor unsealed text."""
+def test_nothing_else_is_cached(parts: tuple[Part, ...]) -> None:
+    """Cache neither reasoning without a call, nor a call without reasoning, nor unsealed text."""
     assert extract_reasoning(answer(*parts)) == ()
     assert ReasoningTap().feed(list(unfold(answer(*parts)))) == ()
 
 
 @given(st.data())
-def test_a_stream_leaves_what_its_answer_leaves(data: st.DataObject) -> None:
-    """For every shape of stream, with overlapping parts, and for every order of its events."""
+def test_a_stream_caches_what_its_response_caches(data: st.DataObject) -> None:
+    """For every kind of stream with overlapping parts, and every order of its events."""
     response = data.draw(responses())
     row = data.draw(event_rows(response))
     tap = ReasoningTap()
@@ -282,8 +282,8 @@ def test_a_stream_leaves_what_its_answer_leaves(data: st.DataObject) -> None:
     assert sorted(kept, key=repr) == sorted(extract_reasoning(response), key=repr)
 
 
-def test_it_is_told_before_the_end() -> None:
-    """With the finish, because callers go on when they have read that; the end sign may come later."""
+def test_entries_are_returned_at_the_finish() -> None:
+    """Clients continue after the finish; the end of the stream may come later."""
     row = list(unfold(answer(thinking("a"), call())))
     tap = ReasoningTap()
     kept = [bool(tap.feed([event])) for event in row]
@@ -291,15 +291,15 @@ def test_it_is_told_before_the_end() -> None:
     assert kept.count(True) == 1
 
 
-def test_a_broken_stream_leaves_nothing() -> None:
-    """Its calls were never whole."""
+def test_a_broken_stream_caches_nothing() -> None:
+    """Its calls were not complete."""
     tap = ReasoningTap()
     row = list(unfold(answer(thinking("a"), call())))
     assert tap.feed([*row[:-2], Failed(UpstreamFailed("It broke."))]) == ()
 
 
-def test_words_alone_are_passed_over() -> None:
-    """A tap that sees a long text keeps nothing of it."""
+def test_deltas_are_skipped() -> None:
+    """A tap stores nothing of a long text."""
     tap = ReasoningTap()
     deltas = [PartDelta(0, 0, TextDelta("x" * 100)) for _ in range(100)]
     tap.feed([PartStarted(0, 0, Text(text="")), *deltas, PartEnded(0, 0)])
@@ -313,7 +313,7 @@ KEPT = extract_reasoning(answer(thinking("a"), call()))
 
 @pytest.mark.anyio
 async def test_state_of_a_message_is_kept_as_long_as_its_response() -> None:
-    """A conversation continued weeks later gets the state that its stream had no place for; each use extends it."""
+    """A conversation continued weeks later gets the state that its stream could not carry; each use extends it."""
     clock = FakeClock()
     kept = cache(clock)
     await kept.keep(ALICE, (*KEPT, *withheld_reasoning([("msg_1", [seal()])])))
@@ -329,7 +329,7 @@ def cache(clock: FakeClock, **bounds: int) -> ReasoningCache:
 
 
 @pytest.mark.anyio
-async def test_it_is_its_owners_alone() -> None:
+async def test_only_its_owner_finds_it() -> None:
     """Neither another user nor another tenant's user of that name finds it."""
     kept = cache(FakeClock())
     await kept.keep(ALICE, KEPT)
@@ -340,8 +340,8 @@ async def test_it_is_its_owners_alone() -> None:
 
 
 @pytest.mark.anyio
-async def test_it_lives_as_long_as_it_is_needed() -> None:
-    """An hour after it was last asked for, so that a long loop never loses its beginning."""
+async def test_its_lifetime_begins_with_its_last_use() -> None:
+    """It expires an hour after its last use, so that a long loop keeps its beginning."""
     clock = FakeClock()
     kept = cache(clock)
     await kept.keep(ALICE, KEPT)
@@ -353,8 +353,8 @@ async def test_it_lives_as_long_as_it_is_needed() -> None:
 
 
 @pytest.mark.anyio
-async def test_what_is_too_much_is_let_go() -> None:
-    """One owner's thoughts never take more than its bound."""
+async def test_an_owners_cache_is_bounded() -> None:
+    """The reasoning of one owner never exceeds its bound."""
     kept = cache(FakeClock(), owner_bytes=20_000)
     for number in range(100):
         step = extract_reasoning(answer(thinking("x" * 500), call(f"call_{number}")))
@@ -395,8 +395,8 @@ class Away:
 
 
 @pytest.mark.anyio
-async def test_a_store_that_is_away_fails_no_call(caplog: pytest.LogCaptureFixture) -> None:
-    """Nothing is kept and nothing is found; the log says so."""
+async def test_an_unavailable_store_fails_no_call(caplog: pytest.LogCaptureFixture) -> None:
+    """Store and find nothing, and log it."""
     kept = ReasoningCache(Away())
     await kept.keep(ALICE, KEPT)
     assert await kept.find(ALICE, ["call_1"]) is NO_REASONING
@@ -405,7 +405,7 @@ async def test_a_store_that_is_away_fails_no_call(caplog: pytest.LogCaptureFixtu
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("value", [b"", b"{", b'{"version":2,"call":"x"}', b'{"version":1}'])
-async def test_what_cannot_be_read_is_not_there(value: bytes, caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_unreadable_entry_is_missing(value: bytes, caplog: pytest.LogCaptureFixture) -> None:
     """Another version of the program may have written it."""
     store = MemoryStore()
     await store.put(ALICE, "call_1", value, ttl=10)
@@ -414,8 +414,8 @@ async def test_what_cannot_be_read_is_not_there(value: bytes, caplog: pytest.Log
 
 
 @pytest.mark.anyio
-async def test_what_no_json_can_hold_fails_no_call(caplog: pytest.LogCaptureFixture) -> None:
-    """A provider written in Python can make any string."""
+async def test_values_that_json_cannot_hold_fail_no_call(caplog: pytest.LogCaptureFixture) -> None:
+    """A provider written in Python can create any string."""
     kept = cache(FakeClock())
     await kept.keep(ALICE, (("call_1", CachedReasoning(call="x", first=(Reasoning(text="\ud800"),))),))
     assert await kept.find(ALICE, ["call_1"]) == {}
@@ -423,8 +423,8 @@ async def test_what_no_json_can_hold_fails_no_call(caplog: pytest.LogCaptureFixt
 
 
 @pytest.mark.anyio
-async def test_what_is_kept_says_its_version() -> None:
-    """From the first day."""
+async def test_an_entry_has_a_version() -> None:
+    """Every entry has a version."""
     store = MemoryStore()
     await ReasoningCache(store).keep(ALICE, KEPT)
     value = await store.get(ALICE, "call_1")
@@ -432,8 +432,8 @@ async def test_what_is_kept_says_its_version() -> None:
     assert json.loads(value)["version"] == 1
 
 
-def test_a_long_history_is_asked_for_in_part() -> None:
-    """The newest calls, each once."""
+def test_only_the_newest_calls_are_looked_up() -> None:
+    """Look up the newest calls of a long history, each once."""
     steps = [(call(f"call_{number}_a1b2c3d4"),) for number in range(MAX_CALLS + 10)]
     request = asked(*steps, (call("call_9_a1b2c3d4"),))
     ids = missing(request)
@@ -443,8 +443,8 @@ def test_a_long_history_is_asked_for_in_part() -> None:
 
 @pytest.mark.anyio
 @given(st.data())
-async def test_whatever_was_kept_comes_back(data: st.DataObject) -> None:
-    """Any answer's thoughts are found again as they were kept."""
+async def test_cached_reasoning_is_found_again(data: st.DataObject) -> None:
+    """Find the reasoning of any response unchanged."""
     kept = extract_reasoning(data.draw(responses(candidates=1)))
     keeper = cache(FakeClock())
     await keeper.keep(ALICE, kept)
@@ -452,8 +452,8 @@ async def test_whatever_was_kept_comes_back(data: st.DataObject) -> None:
 
 
 @given(requests())
-def test_requests_of_any_kind_can_be_asked(request_: Request) -> None:
-    """Nothing is missing but what the request's calls and texts may lack, and nothing changes if nothing is known."""
+def test_any_request_can_be_restored(request_: Request) -> None:
+    """Only keys of its calls and texts are missing, and nothing changes without cached reasoning."""
     ids = missing(request_)
     asking = [part for message in request_.messages for part in message.parts if isinstance(part, ToolCall | Text)]
     assert len(ids) <= len(asking)
@@ -467,7 +467,7 @@ def test_requests_of_any_kind_can_be_asked(request_: Request) -> None:
 
 @pytest.mark.anyio
 async def test_a_chat_loop_over_messages_keeps_its_thinking() -> None:
-    """Three steps of a Chat client that strips `reasoning_details`: native thinking stands before each `tool_use`."""
+    """Three steps of a Chat client that strips `reasoning_details`: thinking precedes each `tool_use`."""
     chat, claude = translator("openai-chat").inbound, translator("anthropic-messages").outbound
     kept = cache(FakeClock())
     history: list[dict[str, Any]] = [{"role": "user", "content": "Weather?"}]

@@ -1,4 +1,4 @@
-"""The headers about a call stay small, whatever a call came to."""
+"""The response headers about a call are bounded."""
 
 import json
 
@@ -22,23 +22,23 @@ def size(headers: list[tuple[bytes, bytes]]) -> int:
 
 
 @given(st.text(max_size=5000), st.lists(st.text(min_size=1, max_size=200), max_size=80), st.lists(STEPS, max_size=30))
-def test_all_of_them_together_have_a_bound(model: str, warnings: list[str], steps: list[Step]) -> None:
-    """1.6 KiB, so that with the fixed ones and the longest request id they stay below 2 KiB; every one is ASCII."""
+def test_all_headers_together_are_bounded(model: str, warnings: list[str], steps: list[Step]) -> None:
+    """They have at most 1.6 KiB, all ASCII; with the fixed headers and the longest request id less than 2 KiB."""
     headers = [*model_headers(model, warnings), *attempt_headers(99, steps)]
     assert size(headers) <= 1640
     assert all(value.isascii() and value.decode().isprintable() for _, value in headers)
 
 
-def test_few_warnings_are_all_there() -> None:
-    """In their order."""
+def test_a_few_warnings_are_complete() -> None:
+    """List all warnings in order."""
     assert dict(model_headers("m", ["dropped:seed", "clamped:top_p"]))[b"x-llmproxy-warnings"] == (
         b"dropped:seed, clamped:top_p"
     )
     assert b"x-llmproxy-warnings" not in dict(model_headers("m", []))
 
 
-def test_of_many_warnings_whole_ones_are_kept() -> None:
-    """And the last says that there are others."""
+def test_many_warnings_are_truncated() -> None:
+    """List complete warnings only, and end with one for the others."""
     warnings = [f"dropped:field_{number}" for number in range(64)]
     shown = dict(model_headers("m", warnings))[b"x-llmproxy-warnings"].decode().split(", ")
     assert shown == [*warnings[: len(shown) - 1], "dropped:others"]
@@ -46,8 +46,8 @@ def test_of_many_warnings_whole_ones_are_kept() -> None:
     assert dict(model_headers("m", ["dropped:" + "x" * 900]))[b"x-llmproxy-warnings"] == b"dropped:others"
 
 
-def test_of_many_steps_the_first_and_the_last_are_kept() -> None:
-    """As readable JSON that says how many are left out."""
+def test_many_steps_are_truncated() -> None:
+    """Keep the first steps and the last as readable JSON, with the number of omitted ones."""
     steps = [Step(target=f"p/{number}", outcome="failed", why="overloaded") for number in range(40)]
     steps.append(Step(target="q/m", outcome="served"))
     shown = json.loads(dict(attempt_headers(40, steps))[b"x-llmproxy-explain"])
@@ -58,7 +58,7 @@ def test_of_many_steps_the_first_and_the_last_are_kept() -> None:
 
 
 @given(st.lists(STEPS, max_size=30))
-def test_steps_are_always_readable(steps: list[Step]) -> None:
-    """Whatever they hold."""
+def test_steps_are_valid_json(steps: list[Step]) -> None:
+    """Any steps are valid JSON."""
     shown = json.loads(dict(attempt_headers(1, steps))[b"x-llmproxy-explain"])
     assert sum(step.get("omitted", 1) for step in shown) == len(steps)

@@ -1,4 +1,4 @@
-"""Which endpoint a path means, under every way of mounting and with every base URL that users type."""
+"""The endpoint of a path, with every mount and every base URL that users type."""
 
 import pytest
 from hypothesis import given
@@ -23,7 +23,7 @@ from llmproxy_asgi.endpoints.paths import base_url_hint, canonical_path, routed_
     ],
 )
 def test_a_path_is_found_below_any_mount(path: str, root_path: str, app_root_path: str | None) -> None:
-    """Whether the server's path holds all of `root_path`, the mount's own part or nothing of it."""
+    """Find it whether the server's path contains all of `root_path`, the mount only, or nothing of it."""
     scope = {"path": path, "root_path": root_path}
     if app_root_path is not None:
         scope["app_root_path"] = app_root_path
@@ -34,7 +34,7 @@ def test_a_path_is_found_below_any_mount(path: str, root_path: str, app_root_pat
     ("path", "root_path"), [("/llmx/v1/models", "/llm"), ("/v1/llm/models", "/llm"), ("/apillm/v1/models", "/api/llm")]
 )
 def test_a_path_beside_the_mount_is_not_cut(path: str, root_path: str) -> None:
-    """A prefix ends at a slash."""
+    """Cut a prefix at a slash only."""
     assert routed_path({"path": path, "root_path": root_path, "app_root_path": "/api"}) == path
 
 
@@ -62,8 +62,8 @@ def test_a_path_beside_the_mount_is_not_cut(path: str, root_path: str) -> None:
         ("//ready", "/ready"),
     ],
 )
-def test_a_path_that_means_one_endpoint_is_that_endpoint(path: str, meant: str) -> None:
-    """A version too many or too few, a doubled slash and a slash at the end leave no doubt."""
+def test_a_path_that_identifies_one_endpoint_is_corrected(path: str, meant: str) -> None:
+    """Correct a version too many or too few, doubled slashes and a trailing slash."""
     assert canonical_path(path) == meant
 
 
@@ -75,14 +75,14 @@ def test_a_path_that_means_one_endpoint_is_that_endpoint(path: str, meant: str) 
         "/v1;x/messages",
     ],
 )  # fmt: skip
-def test_other_paths_stay_as_they_are(path: str) -> None:
-    """Dot segments, other cases, other versions and unknown names are not guessed at."""
+def test_other_paths_are_unchanged(path: str) -> None:
+    """Do not guess at dot segments, other letter cases, other versions or unknown names."""
     assert canonical_path(path) == path
 
 
 @given(st.lists(st.sampled_from(["v1", "v1beta", "chat", "completions", "models", "..", ".", "", "x:y", "health"])))
 def test_a_canonical_path_is_final(parts: list[str]) -> None:
-    """Reading it again changes nothing, and no dot segment is ever resolved."""
+    """Canonicalizing twice changes nothing, and no dot segment is resolved."""
     path = "/" + "/".join(parts)
     meant = canonical_path(path)
     assert canonical_path(meant) == meant
@@ -98,6 +98,6 @@ def test_a_canonical_path_is_final(parts: list[str]) -> None:
         ("gemini", "HttpOptions(base_url=<this server>/llm)"),
     ],
 )
-def test_the_hint_names_the_base_url_of_the_sdk_that_asks(protocol: str, hint: str) -> None:
-    """With the mount, and without any host name that a client sent."""
+def test_the_hint_has_the_base_url_of_the_sdk(protocol: str, hint: str) -> None:
+    """Include the mount, and no host name that a client sent."""
     assert base_url_hint(protocol, {"root_path": "/llm/", "headers": [(b"host", b"evil")]}).endswith(hint)

@@ -37,12 +37,12 @@ def raw(value: Any) -> msgspec.Raw:
         ({"include": [BLOB]}, State(store=True, shows_state=True)),
     ],
 )
-def test_what_a_request_says(fields: dict[str, Any], expected: State | None) -> None:
+def test_storage_fields_are_decoded(fields: dict[str, Any], expected: State | None) -> None:
     """A response is stored unless the request forbids it; the state is None if there is nothing to do."""
     assert inbound_request(**fields).state == expected
 
 
-def test_a_count_keeps_nothing() -> None:
+def test_a_count_stores_nothing() -> None:
     """A token count stores nothing; the continued response counts as well."""
     counted = INBOUND.open(body(previous_response_id="resp_1"), headers={}, path={"operation": "input_tokens"})
     assert counted.state == State(previous_id="resp_1")
@@ -52,8 +52,8 @@ def test_a_count_keeps_nothing() -> None:
     "fields",
     [{"background": True, "store": False}, {"previous_response_id": "resp_1", "conversation": "conv_1"}],
 )
-def test_what_does_not_go_together_is_refused(fields: dict[str, Any]) -> None:
-    """By the name of the first of the two."""
+def test_conflicting_fields_are_refused(fields: dict[str, Any]) -> None:
+    """Refuse fields that exclude each other, and name the first one."""
     with pytest.raises(BadRequest) as refused:
         inbound_request(**fields)
     assert refused.value.param == next(iter(fields))
@@ -75,8 +75,8 @@ def test_a_conversation_is_put_before_the_input() -> None:
     assert expand_request(untouched).raw == untouched.raw
 
 
-def test_every_item_has_an_id_of_its_own() -> None:
-    """Their own ids where they have some, and none twice; made ones are the same each time."""
+def test_every_item_has_a_unique_id() -> None:
+    """Keep the ids of items, and derive missing and duplicate ones, the same each time."""
     items = [
         raw({"role": "user", "content": "a"}),
         raw({"id": "m"}),
@@ -123,15 +123,15 @@ def test_items_are_listed_in_full(item: dict[str, Any], expected: dict[str, Any]
     assert msgspec.json.decode(encode_input_item("i", raw(item), with_state=False)) == expected
 
 
-def test_deltas_pass_as_they_are() -> None:
-    """The very object: nothing in them is looked at, whatever their text says."""
+def test_deltas_pass_unchanged() -> None:
+    """Return the same object for deltas, whatever their text contains."""
     telling = ResponseRewriter(inbound_request(), passed_through=True)
     delta = event("response.output_text.delta", delta='"response": "encrypted_content"')
     assert telling.feed(delta) is delta
 
 
-def test_an_answers_life_is_told_as_it_is() -> None:
-    """What the upstream says of keeping is replaced by what is true; the rest of its words stay."""
+def test_lifecycle_events_describe_the_stored_response() -> None:
+    """Replace what the upstream reports about storage, and nothing else."""
     asked = inbound_request(previous_response_id="resp_0")
     telling = ResponseRewriter(asked, passed_through=True)
     assert telling.first_id(event("response.output_text.delta", delta="x")) is None
@@ -146,20 +146,20 @@ def test_an_answers_life_is_told_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("found", ["chat-1", "resp_", "resp_a/b", "resp_" + "x" * 200, 7, None])
-def test_an_id_that_will_not_do_is_none(found: object) -> None:
-    """It could not be asked for."""
+def test_an_invalid_id_is_empty(found: object) -> None:
+    """Treat an invalid id as missing: it could not be requested."""
     telling = ResponseRewriter(inbound_request(), passed_through=True)
     assert telling.first_id(event("response.created", response={"id": found})) == ""
 
 
-def test_what_cannot_be_read_passes() -> None:
+def test_unreadable_frames_pass() -> None:
     """Unknown frames pass unchanged."""
     telling = ResponseRewriter(inbound_request(), passed_through=True)
     for data in (b'data: {"response": \n\n', b'data: "response"\n\n', b'event: x\ndata: ["response"]\n\n'):
         assert telling.feed(data) == data
 
 
-def test_a_failed_answer_holds_nothing_to_go_on_from() -> None:
+def test_a_failed_response_cannot_be_continued() -> None:
     """The output so far is encoded again, without state."""
     telling = ResponseRewriter(inbound_request(), passed_through=True)
     telling.id = "resp_1"
@@ -174,7 +174,7 @@ def test_a_failed_answer_holds_nothing_to_go_on_from() -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_state_that_nobody_keeps_is_the_callers(*, stream: bool) -> None:
+def test_state_that_is_not_stored_reaches_the_caller(*, stream: bool) -> None:
     """The state of a response that is not stored stays for the caller, who sends it back."""
     thought = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "x"}
     answer = {"id": "resp_2", "status": "completed", "output": [thought]}
@@ -189,8 +189,8 @@ def test_state_that_nobody_keeps_is_the_callers(*, stream: bool) -> None:
         assert (b"encrypted_content" in shown) is not kept
 
 
-def test_only_what_is_kept_says_so() -> None:
-    """An answer that is written by us repeats what its caller said, and says that it is kept where it is."""
+def test_only_a_stored_response_says_so() -> None:
+    """Repeat the caller's fields in a translated response, and `store: true` only if it is stored."""
     for fields, expected in (({}, True), ({"store": False}, False)):
         known: InboundRequest = inbound_request(stream=True, **fields)
         written = encode_without_output(known, "queued", answer="resp_1", created_at=NOW)

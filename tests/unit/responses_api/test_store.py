@@ -1,4 +1,4 @@
-"""Stored responses: their owner's alone, and a conversation that can be gone on with."""
+"""Stored responses: found by their owner only, and continued as conversations."""
 
 import json
 import re
@@ -46,7 +46,7 @@ def items(*found: str) -> list[Item]:
     return [Item(id=f"item_{n}", item=msgspec.Raw(each.encode())) for n, each in enumerate(found)]
 
 
-def told(found: tuple[msgspec.Raw, ...]) -> list[str]:
+def texts(found: tuple[msgspec.Raw, ...]) -> list[str]:
     return [bytes(each).decode() for each in found]
 
 
@@ -65,10 +65,10 @@ def responses(store: MemoryStore, clock: FakeClock) -> ResponseStore:
     return ResponseStore(store, clock=clock)
 
 
-async def kept(
+async def stored(
     responses: ResponseStore, given: str, *answered: str, owner: Owner = ALICE, previous_id: str | None = None
 ) -> StoredResponse:
-    """A response that has been asked for, given and kept."""
+    """A stored response with its input and output."""
     record = responses.begin(owner, previous_id=previous_id, input_items=items(given))
     record = record.ended("completed", items(*answered))
     assert await responses.save(owner, record)
@@ -78,15 +78,15 @@ async def kept(
 # ── one response ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_ids_are_not_guessed() -> None:
-    """128 bits behind the prefix, never the same twice."""
+def test_ids_cannot_be_guessed() -> None:
+    """An id has 128 random bits after its prefix, and is never repeated."""
     ids = {new_id() for _ in range(1_000)}
     assert len(ids) == 1_000
     assert all(re.fullmatch(r"resp_[0-9a-f]{32}", found) for found in ids)
 
 
-async def test_a_response_is_found_as_it_was_kept(responses: ResponseStore, clock: FakeClock) -> None:
-    """With everything that its caller may ask for."""
+async def test_a_response_is_found_as_it_was_stored(responses: ResponseStore, clock: FakeClock) -> None:
+    """Return everything that a caller may request."""
     (given,) = items(user("hi"))
     record = responses.begin(ALICE, status="queued", previous_id="resp_x", input_items=[given], background=True)
     assert record.created_at == clock.now()
@@ -109,8 +109,8 @@ async def test_a_response_is_found_as_it_was_kept(responses: ResponseStore, cloc
 
 
 async def test_others_find_nothing(responses: ResponseStore, store: MemoryStore) -> None:
-    """Not by any of the ways to ask, and they change nothing; not even a record that lies in the wrong place."""
-    record = await kept(responses, user("hi"), said("hello"))
+    """Other owners neither find nor change a response, not even a record under a wrong owner."""
+    record = await stored(responses, user("hi"), said("hello"))
     await responses.save_events(ALICE, record, [WireEvent(number=0, name="e", data=msgspec.Raw(b"{}"))])
     value = await store.get(ALICE, record.id)
     events = await store.get(ALICE, record.id + "/events")
@@ -137,10 +137,10 @@ async def test_others_find_nothing(responses: ResponseStore, store: MemoryStore)
 @pytest.mark.parametrize(
     "wrong", ["", "resp_", "resp_1/events", "resp_a b", "resp_" + "é", "msg_" + "0" * 32, "resp_" + "0" * 129, "../x"]
 )
-async def test_what_is_no_id_is_not_found(
+async def test_an_invalid_id_is_not_found(
     responses: ResponseStore, wrong: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """And cannot reach anything else that lies in the store, not even to find that it is no response."""
+    """An invalid id reaches no other record in the store."""
     record = responses.begin(ALICE, response_id="resp_1", input_items=items(user("hi")))
     await responses.save_events(ALICE, record, [])
     assert await responses.find(ALICE, wrong) is None
@@ -154,7 +154,7 @@ async def test_what_is_no_id_is_not_found(
 
 
 async def test_deleted_stays_deleted(responses: ResponseStore, store: MemoryStore) -> None:
-    """Also where the answer of one that was still at work comes in later."""
+    """A deleted response stays deleted when its output arrives later."""
     record = responses.begin(ALICE, input_items=items(user("hi")))
     await responses.save(ALICE, record)
     await responses.save_events(ALICE, record, [])
@@ -164,8 +164,10 @@ async def test_deleted_stays_deleted(responses: ResponseStore, store: MemoryStor
     assert await store.keys(ALICE) == ()
 
 
-async def test_a_response_lives_for_its_time(responses: ResponseStore, clock: FakeClock, store: MemoryStore) -> None:
-    """Counted from its beginning, whenever its answer came."""
+async def test_a_response_expires_after_its_lifetime(
+    responses: ResponseStore, clock: FakeClock, store: MemoryStore
+) -> None:
+    """The lifetime begins with the response, whenever its output arrives."""
     record = responses.begin(ALICE, input_items=items(user("hi")))
     clock.at += LIFETIME - 10
     assert await responses.save(ALICE, record.ended("completed", items(said("x"))))
@@ -179,8 +181,8 @@ async def test_a_response_lives_for_its_time(responses: ResponseStore, clock: Fa
     assert await store.keys(ALICE) == ()
 
 
-async def test_what_is_too_large_is_not_kept(responses: ResponseStore) -> None:
-    """And says so, leaving no half of it behind."""
+async def test_a_response_that_is_too_large_is_not_stored(responses: ResponseStore) -> None:
+    """Report it, and leave no part of it behind."""
     record = responses.begin(ALICE, input_items=items(user("hi")))
     assert await responses.save(ALICE, record)
     ended = record.ended("completed", items(said("x" * (1 << 20))))
@@ -189,10 +191,10 @@ async def test_what_is_too_large_is_not_kept(responses: ResponseStore) -> None:
 
 
 @pytest.mark.parametrize("value", [b"", b"{}", b'{"version":2}', b'{"version":1}'])
-async def test_what_cannot_be_read_is_not_there(
+async def test_an_unreadable_record_is_missing(
     responses: ResponseStore, store: MemoryStore, value: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Another version of the program may have written it."""
+    """Treat a record of another version as missing."""
     response_id = new_id()
     await store.put(ALICE, response_id, value, ttl=100)
     assert await responses.find(ALICE, response_id) is None
@@ -201,9 +203,9 @@ async def test_what_cannot_be_read_is_not_there(
     assert len(caplog.records) == 2
 
 
-async def test_what_is_stored_says_its_version(responses: ResponseStore, store: MemoryStore) -> None:
-    """From the first day."""
-    record = await kept(responses, user("hi"))
+async def test_a_record_has_a_version(responses: ResponseStore, store: MemoryStore) -> None:
+    """Every record has a version."""
+    record = await stored(responses, user("hi"))
     await responses.save_events(ALICE, record, [])
     for key in await store.keys(ALICE):
         value = await store.get(ALICE, key)
@@ -219,39 +221,39 @@ _json = st.recursive(
 
 
 @given(given=st.lists(_json, max_size=3), answered=st.lists(_json, max_size=3))
-async def test_anything_asked_and_answered_comes_back(given: list[object], answered: list[object]) -> None:
-    """Whatever JSON holds survives being stored, letter by letter, however it is spelled."""
+async def test_items_keep_their_bytes(given: list[object], answered: list[object]) -> None:
+    """Any JSON is stored and returned byte by byte, however it is spelled."""
     keeper = ResponseStore(MemoryStore())
     spelled = [[json.dumps(each, indent=1) for each in row] for row in (given, answered)]
     record = keeper.begin(ALICE, input_items=items(*spelled[0])).ended("completed", items(*spelled[1]))
     assert await keeper.save(ALICE, record)
     assert await keeper.find(ALICE, record.id) == record
-    assert told(await keeper.conversation(ALICE, record.id)) == [*spelled[0], *spelled[1]]
+    assert texts(await keeper.conversation(ALICE, record.id)) == [*spelled[0], *spelled[1]]
 
 
 # ── going on ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 async def test_a_chain_of_three_is_one_conversation(responses: ResponseStore) -> None:
-    """With calls, results and reasoning, in order and as they were."""
-    first = await kept(responses, user("Weather?"), THOUGHT, CALL)
-    second = await kept(responses, RESULT, said("It is cold."), previous_id=first.id)
-    third = await kept(responses, user("And now?"), said("Still."), previous_id=second.id)
+    """Return calls, results and reasoning in order and unchanged."""
+    first = await stored(responses, user("Weather?"), THOUGHT, CALL)
+    second = await stored(responses, RESULT, said("It is cold."), previous_id=first.id)
+    third = await stored(responses, user("And now?"), said("Still."), previous_id=second.id)
     expected = [user("Weather?"), THOUGHT, CALL, RESULT, said("It is cold."), user("And now?"), said("Still.")]
-    assert told(await responses.conversation(ALICE, third.id)) == expected
+    assert texts(await responses.conversation(ALICE, third.id)) == expected
 
 
-async def test_two_may_go_on_from_one(responses: ResponseStore) -> None:
-    """Neither sees the other's."""
-    root = await kept(responses, user("a"), said("b"))
-    left = await kept(responses, user("left"), said("l"), previous_id=root.id)
-    right = await kept(responses, user("right"), said("r"), previous_id=root.id)
-    assert user("left") not in told(await responses.conversation(ALICE, right.id))
-    assert user("left") in told(await responses.conversation(ALICE, left.id))
+async def test_two_responses_may_continue_one(responses: ResponseStore) -> None:
+    """Neither sees the items of the other."""
+    root = await stored(responses, user("a"), said("b"))
+    left = await stored(responses, user("left"), said("l"), previous_id=root.id)
+    right = await stored(responses, user("right"), said("r"), previous_id=root.id)
+    assert user("left") not in texts(await responses.conversation(ALICE, right.id))
+    assert user("left") in texts(await responses.conversation(ALICE, left.id))
 
 
 async def test_items_are_found_by_their_ids(responses: ResponseStore) -> None:
-    """Those that a kept answer holds, and of the last one that holds an id; until it is let go of."""
+    """Find items of stored responses, of the last response with an id, until it is deleted."""
     record = responses.begin(ALICE, input_items=items(user("a")))
     output = [Item(id=found, item=msgspec.Raw(b'"%b"' % found.encode())) for found in ("rs_1", "msg_1", "", "odd/id")]
     assert await responses.save(ALICE, record.ended("completed", output))
@@ -261,24 +263,24 @@ async def test_items_are_found_by_their_ids(responses: ResponseStore) -> None:
     assert not await responses.items(ALICE, ["msg_1"])
 
 
-async def test_an_empty_answer_adds_no_turn(responses: ResponseStore) -> None:
-    """There is nothing to add."""
-    record = await kept(responses, user("a"))
-    assert told(await responses.conversation(ALICE, record.id)) == [user("a")]
+async def test_an_empty_output_adds_no_turn(responses: ResponseStore) -> None:
+    """An empty output adds no items."""
+    record = await stored(responses, user("a"))
+    assert texts(await responses.conversation(ALICE, record.id)) == [user("a")]
 
 
-async def test_an_unknown_response_cannot_be_gone_on_from(responses: ResponseStore) -> None:
-    """404, in the words that the SDK's users look for."""
+async def test_an_unknown_response_cannot_be_continued(responses: ResponseStore) -> None:
+    """Respond with a 404 and the message that SDK users search for."""
     with pytest.raises(NotFound) as refused:
         await responses.conversation(ALICE, new_id())
     assert (refused.value.status, refused.value.code) == (404, "previous_response_not_found")
     assert refused.value.param == "previous_response_id"
 
 
-async def test_a_broken_chain_is_told_not_shortened(responses: ResponseStore) -> None:
-    """An answer made without the beginning of its conversation would be wrong."""
-    first = await kept(responses, user("a"), said("b"))
-    second = await kept(responses, user("c"), said("d"), previous_id=first.id)
+async def test_a_broken_chain_is_an_error(responses: ResponseStore) -> None:
+    """Refuse a conversation whose beginning is missing: its response would be wrong."""
+    first = await stored(responses, user("a"), said("b"))
+    second = await stored(responses, user("c"), said("d"), previous_id=first.id)
     await responses.delete(ALICE, first.id)
     with pytest.raises(NotFound) as refused:
         await responses.conversation(ALICE, second.id)
@@ -287,8 +289,8 @@ async def test_a_broken_chain_is_told_not_shortened(responses: ResponseStore) ->
 
 
 @pytest.mark.parametrize("status", ["queued", "in_progress", "failed", "cancelled"])
-async def test_without_an_answer_there_is_nothing_to_go_on_from(responses: ResponseStore, status: str) -> None:
-    """Neither while it is at work nor after it has failed."""
+async def test_a_response_without_output_cannot_be_continued(responses: ResponseStore, status: str) -> None:
+    """Continue neither from a response in progress nor from a failed one."""
     record = responses.begin(ALICE, input_items=items(user("a")))
     record = msgspec.structs.replace(record, status=status)
     await responses.save(ALICE, record)
@@ -297,8 +299,8 @@ async def test_without_an_answer_there_is_nothing_to_go_on_from(responses: Respo
     assert refused.value.param == "previous_response_id"
 
 
-async def test_a_circle_ends(responses: ResponseStore) -> None:
-    """However a cycle came about, following it ends."""
+async def test_a_circle_is_an_error(responses: ResponseStore) -> None:
+    """Following records ends, even if they refer to each other."""
     one, other = new_id(), new_id()
     for response_id, before in ((one, other), (other, one)):
         record = responses.begin(ALICE, response_id=response_id, previous_id=before)
@@ -313,12 +315,12 @@ async def test_a_circle_ends(responses: ResponseStore) -> None:
     ids=["deep", "large", "messages"],
 )
 async def test_a_conversation_is_bounded(store: MemoryStore, clock: FakeClock, bound: dict[str, Any]) -> None:
-    """By its length, its size and its items; what is within is gone on with."""
+    """Bound the responses, bytes and items of a conversation, and continue one within the bounds."""
     responses = ResponseStore(store, clock=clock, **bound)
     chain: list[StoredResponse] = []
     for _ in range(10):
         previous_id = chain[-1].id if chain else None
-        chain.append(await kept(responses, user("x" * 100), said("y"), previous_id=previous_id))
+        chain.append(await stored(responses, user("x" * 100), said("y"), previous_id=previous_id))
     assert len(await responses.conversation(ALICE, chain[2].id)) == 6
     with pytest.raises(CallerError) as refused:
         await responses.conversation(ALICE, chain[-1].id)
@@ -337,8 +339,8 @@ async def with_items(responses: ResponseStore) -> StoredResponse:
     return record
 
 
-async def test_input_comes_page_by_page(responses: ResponseStore, with_items: StoredResponse) -> None:
-    """In either order, each item once, its bytes as they were given."""
+async def test_input_is_paged(responses: ResponseStore, with_items: StoredResponse) -> None:
+    """Return each item once, in either order, with its original bytes."""
     page = await responses.input_items(ALICE, with_items.id, limit=2, order="asc")
     assert page is not None
     assert [(item.id, bytes(item.item)) for item in page.items] == [("msg_0", b'{"n": 0}'), ("msg_1", b'{"n": 1}')]
@@ -353,15 +355,15 @@ async def test_input_comes_page_by_page(responses: ResponseStore, with_items: St
     assert page.has_more
 
 
-async def test_there_is_no_page_behind_nothing(responses: ResponseStore, with_items: StoredResponse) -> None:
-    """An item that is not there begins no page, and a response that is not there has none."""
+async def test_an_unknown_item_or_response_has_no_page(responses: ResponseStore, with_items: StoredResponse) -> None:
+    """An unknown item begins no page, and an unknown response has none."""
     with pytest.raises(BadRequest):
         await responses.input_items(ALICE, with_items.id, after="msg_9")
     assert await responses.input_items(ALICE, new_id()) is None
 
 
-async def test_events_are_told_again_from_any_place(responses: ResponseStore, with_items: StoredResponse) -> None:
-    """From the first, from the middle, from beyond the last; and growing while the response is at work."""
+async def test_events_are_read_from_any_number(responses: ResponseStore, with_items: StoredResponse) -> None:
+    """Read events from the first, the middle and beyond the last one, while the response is in progress, too."""
     assert await responses.events(ALICE, with_items.id) is None
     events_told = [WireEvent(number=n, name="e", data=msgspec.Raw(b'{"n": %d}' % n)) for n in range(4)]
     for upto in (2, 4):

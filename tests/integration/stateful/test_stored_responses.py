@@ -1,4 +1,4 @@
-"""Responses that are kept, over every upstream: gone on from, asked for again, let go of; by OpenAI's client."""
+"""Stored responses over every upstream: continued, retrieved and deleted with OpenAI's client."""
 
 import json
 from collections.abc import Iterator
@@ -40,7 +40,7 @@ def harness(shared: OwnersHarness) -> Iterator[OwnersHarness]:
 
 
 def ask(client: openai.OpenAI, *, stream: bool, **request: Any) -> Any:
-    """A response, streamed or whole."""
+    """Return a response, streamed or not."""
     if not stream:
         return client.responses.create(**request)
     *_, last = client.responses.create(stream=True, **request)
@@ -48,7 +48,7 @@ def ask(client: openai.OpenAI, *, stream: bool, **request: Any) -> Any:
 
 
 def said(protocol: str, body: dict[str, Any]) -> list[tuple[str, str]]:
-    """What an upstream was told so far: who, and what."""
+    """Return the roles and texts that an upstream has received."""
     if protocol == RESPONSES:
         return [_item(item) for item in body["input"]]
     if protocol == CHAT:
@@ -109,7 +109,7 @@ def _part(role: str, part: dict[str, Any]) -> tuple[str, str]:
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 @pytest.mark.parametrize("upstream", UPSTREAMS)
 def test_a_chain_of_three_is_one_conversation(harness: OwnersHarness, upstream: str, stream: bool) -> None:
-    """The third upstream request holds question, call, result and answer; instructions held for their call alone."""
+    """The third upstream request has question, call, result and response; instructions apply to their call only."""
     harness.play(Reply(calls=(WEATHER,)), Reply(texts=("It is ", "12 °C.")), Reply(texts=("Warmer.",)))
     known: dict[str, Any] = {"model": harness.model(upstream), "tools": [TOOL], "stream": stream}
     first = ask(harness.alice, **known, input="Weather in Oslo?", instructions="Be brief.")
@@ -151,7 +151,7 @@ def test_nothing_is_stored_upstream(harness: OwnersHarness) -> None:
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 def test_the_upstreams_own_id_is_stored_while_it_is_free(harness: OwnersHarness, stream: bool) -> None:
-    """A passthrough answer keeps its upstream's id, unless another answer of this caller has that id."""
+    """A passthrough response keeps its upstream's id, unless another response of this caller has it."""
     harness.play(Reply(texts=("a",)))
     request: Any = {"model": harness.model(RESPONSES), "input": "x", "stream": stream}
     for each in (harness.alice, harness.bob):
@@ -161,7 +161,7 @@ def test_the_upstreams_own_id_is_stored_while_it_is_free(harness: OwnersHarness,
 
 
 def forget(client: openai.OpenAI, response_id: str) -> None:
-    """Let go of a response, if there is one."""
+    """Delete a response, if it exists."""
     try:
         client.responses.delete(response_id)
     except openai.NotFoundError:
@@ -170,8 +170,8 @@ def forget(client: openai.OpenAI, response_id: str) -> None:
 
 @pytest.mark.fidelity(26)
 @pytest.mark.parametrize("upstream", [RESPONSES, CHAT], ids=["responses-to-responses", "responses-to-chat"])
-def test_what_a_text_was_meant_as_survives_a_round(harness: OwnersHarness, upstream: str) -> None:
-    """The phase of a text of the model's comes back with it, also where another protocol answered in between."""
+def test_the_phase_of_a_text_survives_a_round(harness: OwnersHarness, upstream: str) -> None:
+    """A text's phase is sent back with it, even if another protocol responded in between."""
     item = responses_wires.message_item("Looking.", phase="commentary")
     harness.play(json_answer(200, responses_wires.responses_whole(item)))
     first = harness.alice.responses.create(model=harness.model(RESPONSES), input="x")
@@ -184,8 +184,8 @@ def test_what_a_text_was_meant_as_survives_a_round(harness: OwnersHarness, upstr
 
 @pytest.mark.fidelity(26)
 @pytest.mark.parametrize("stream", [False, True], ids=["responses-to-chat-whole", "responses-to-chat-stream"])
-def test_a_phase_that_the_caller_told_is_stored_behind_a_chat_upstream(harness: OwnersHarness, stream: bool) -> None:
-    """Chat has no word for it, and takes the turn without; what is kept of the round has it for who knows it."""
+def test_a_callers_phase_is_stored_behind_a_chat_upstream(harness: OwnersHarness, stream: bool) -> None:
+    """Send the turn to Chat without the phase, which it lacks, and store it with the phase."""
     turns: Any = [
         {"role": "user", "content": "x"},
         {"role": "assistant", "content": "Looking.", "phase": "commentary"},
@@ -236,8 +236,8 @@ def test_others_find_nothing(harness: OwnersHarness, upstream: str) -> None:
 @pytest.mark.fidelity(87)
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 @pytest.mark.parametrize("upstream", UPSTREAMS)
-def test_what_shall_not_be_kept_is_not(harness: OwnersHarness, upstream: str, stream: bool) -> None:
-    """`store: false` stores nothing, also of a response that continues a stored one; the answer says so."""
+def test_store_false_stores_nothing(harness: OwnersHarness, upstream: str, stream: bool) -> None:
+    """Store nothing, also of a response that continues a stored one, and say so in the response."""
     harness.play(Reply(texts=("a",)))
     known: dict[str, Any] = {"model": harness.model(upstream), "stream": stream}
     store = harness.proxy.gateway._shared.stores("memory").responses
@@ -257,7 +257,7 @@ def test_what_shall_not_be_kept_is_not(harness: OwnersHarness, upstream: str, st
     assert store.count == before  # type: ignore[attr-defined]
 
 
-def test_what_is_gone_on_from_counts(harness: OwnersHarness) -> None:
+def test_a_count_includes_the_continued_conversation(harness: OwnersHarness) -> None:
     """Count the tokens of the conversation that a request continues, and store nothing."""
     harness.play(Reply(texts=("A long answer of many words.",)))
     model = harness.model(CHAT)
@@ -269,7 +269,7 @@ def test_what_is_gone_on_from_counts(harness: OwnersHarness) -> None:
         harness.bob.responses.input_tokens.count(model=model, input="x", previous_response_id=kept.id)
 
 
-def test_deleted_is_gone(harness: OwnersHarness) -> None:
+def test_a_deleted_response_cannot_be_continued(harness: OwnersHarness) -> None:
     """Continue neither from a deleted response nor from one that continued it."""
     harness.play(Reply(texts=("a",)))
     model = harness.model(CHAT)
@@ -288,8 +288,8 @@ def test_deleted_is_gone(harness: OwnersHarness) -> None:
 
 @pytest.mark.fidelity(88)
 @pytest.mark.parametrize("upstream", UPSTREAMS)
-def test_a_stream_is_stored_before_its_end_is_told(harness: OwnersHarness, upstream: str) -> None:
-    """One id in every event; who reads the last event finds the same answer at once, its output what was done."""
+def test_a_stream_is_stored_before_its_last_event(harness: OwnersHarness, upstream: str) -> None:
+    """All events have one id; a client that reads the last event finds the same response at once."""
     harness.play(Reply(texts=("Look", "ing."), calls=(WEATHER,)))
     ids, done, kept = set(), [], None
     request: Any = {"model": harness.model(upstream), "input": "x", "tools": [TOOL], "stream": True}
@@ -313,7 +313,7 @@ def test_a_stream_is_stored_before_its_end_is_told(harness: OwnersHarness, upstr
 
 @pytest.mark.fidelity(89)
 def test_a_length_stop_is_incomplete(harness: OwnersHarness) -> None:
-    """The stream ends with `response.incomplete` and why; so does what is kept, and it can be gone on from."""
+    """The stream ends with `response.incomplete` and its reason; the stored response can be continued."""
     harness.play(
         sse(messages_events({"type": "text", "text": "Once upon"}, stop="max_tokens")), Reply(texts=("a time",))
     )
@@ -360,7 +360,7 @@ def test_a_broken_stream_is_stored_as_failed(harness: OwnersHarness) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
-def test_the_state_of_reasoning_is_asked_for_and_not_shown(harness: OwnersHarness, stream: bool) -> None:
+def test_reasoning_state_is_requested_and_hidden(harness: OwnersHarness, stream: bool) -> None:
     """Continuing needs it, so the upstream sends it; a caller that did not request it may read it later."""
     thought = responses_wires.thought_item("Hm.", state=BLOB)
     answer = responses_wires.message_item("Yes.")
@@ -380,8 +380,8 @@ def test_the_state_of_reasoning_is_asked_for_and_not_shown(harness: OwnersHarnes
     assert kinds == [("message", None), ("reasoning", BLOB), ("message", None), ("message", None)]
 
 
-def test_items_may_be_named_in_place_of_being_sent(harness: OwnersHarness) -> None:
-    """Some clients name kept items by their ids, or send thoughts back without their state: both are put back whole."""
+def test_item_references_are_resolved(harness: OwnersHarness) -> None:
+    """Replace references to stored items, and reasoning without its state, by the stored items."""
     thought = responses_wires.thought_item("Hm.", state=BLOB, item_id="rs_named")
     answer = responses_wires.message_item("Yes.", item_id="msg_named")
     harness.play(json_answer(200, responses_wires.responses_whole(thought, answer)))
@@ -406,7 +406,7 @@ def test_items_may_be_named_in_place_of_being_sent(harness: OwnersHarness) -> No
 
 
 def test_the_input_is_listed(harness: OwnersHarness) -> None:
-    """Page by page in either order, each item with an id, a kind and its content as parts."""
+    """List it in pages, in either order, each item with an id, a type and its content as parts."""
     harness.play(Reply(texts=("a",)))
     given: Any = [
         {"role": "user", "content": "one"},
@@ -444,7 +444,7 @@ def test_the_input_is_listed(harness: OwnersHarness) -> None:
     ],
 )
 def test_other_paths_and_methods_are_refused(harness: OwnersHarness, method: str, path: str, status: int) -> None:
-    """In OpenAI's shape, with what the path takes."""
+    """Refuse them in OpenAI's format, with the allowed methods."""
     headers = {"authorization": f"Bearer {ALICE}"}
     answer = httpx2.request(method, f"{harness.base}/v1/responses/{path}", headers=headers, trust_env=False)
     assert answer.status_code == status
@@ -462,18 +462,18 @@ def test_other_paths_and_methods_are_refused(harness: OwnersHarness, method: str
     ],
 )
 @pytest.mark.parametrize("upstream", UPSTREAMS)
-def test_what_cannot_be_is_refused_by_name(
+def test_invalid_continuations_are_refused_by_name(
     harness: OwnersHarness, upstream: str, fields: dict[str, Any], param: str
 ) -> None:
-    """Nothing is asked of any upstream."""
+    """Send nothing to any upstream."""
     with pytest.raises(openai.BadRequestError) as refused:
         harness.alice.responses.create(model=harness.model(upstream), input="x", **fields)
     assert refused.value.param == param
     assert harness.upstream.requests == []
 
 
-def test_a_foreground_answer_is_neither_cancelled_nor_streamed_again(harness: OwnersHarness) -> None:
-    """Both are for background responses; a 400 says so."""
+def test_a_foreground_response_is_neither_cancelled_nor_streamed_again(harness: OwnersHarness) -> None:
+    """Both are for background responses, and a 400 for others."""
     harness.play(Reply(texts=("a",)))
     kept = harness.alice.responses.create(model=harness.model(CHAT), input="x")
     for asked in (
@@ -509,7 +509,7 @@ def test_the_vendors_state_passes_where_its_operator_says_so() -> None:
 
 
 def test_chat_stores_nothing(harness: OwnersHarness) -> None:
-    """Behind a shared key Chat's own `store` is refused to the vendor, with a warning."""
+    """Drop Chat's own `store` behind a shared key, with a warning."""
     harness.play(json_answer(200, chat_whole(content="a")))
     raw = harness.alice.chat.completions.with_raw_response.create(
         model=harness.model(CHAT), messages=[{"role": "user", "content": "x"}], store=True

@@ -1,4 +1,4 @@
-"""What is kept of callers can be deleted by principal, and need not be kept at all."""
+"""Stored data can be deleted by principal, or not stored at all (`store: never`)."""
 
 import asyncio
 from typing import Any
@@ -28,7 +28,7 @@ MODELS = ("one/echo", "other/echo")
 
 
 async def leave_traces(gateway: Gateway, principal: Principal | None) -> list[str]:
-    """Leave one of everything that is kept behind; the ids of two responses."""
+    """Create one record of every kind; return the ids of two responses."""
     async with gateway.openai(principal=principal) as client:
         first = await client.responses.create(model="two", input="hello")
         second = await client.responses.create(model="two", input="and?", previous_response_id=first.id)
@@ -61,7 +61,7 @@ async def test_everything_of_one_principal_is_deleted_and_counted() -> None:
 
 
 async def test_a_key_is_forgotten_by_its_kind() -> None:
-    """`forget("ada")` is about the user; the machine key of that name, anonymous and local callers are other owners."""
+    """`forget("ada")` deletes records of the user, not of the machine key, anonymous or local callers."""
     proxy = LLMProxy(LIMITED)
     async with httpx2.AsyncClient(transport=ASGITransport(proxy), base_url="http://gateway.invalid") as client:
         for headers in ({"x-api-key": KEY}, {}):
@@ -75,8 +75,8 @@ async def test_a_key_is_forgotten_by_its_kind() -> None:
     await proxy.gateway.aclose()
 
 
-async def test_a_limit_begins_anew() -> None:
-    """What was counted for a principal is kept for it as well, and goes."""
+async def test_a_limit_is_reset() -> None:
+    """Delete a principal's counts, too."""
     config = {**LIMITED, "access": {"default": {"requests_per_minute": 1}}}
     ask: dict[str, Any] = {"model": "one/echo", "messages": [{"role": "user", "content": "hi"}], "principal": "ada"}
     async with Gateway(config) as gateway:
@@ -88,7 +88,7 @@ async def test_a_limit_begins_anew() -> None:
 
 
 async def test_background_responses_are_cancelled_and_deleted() -> None:
-    """A run in progress releases its upstream, and nothing of it is stored afterwards."""
+    """Close the upstream of a run in progress, and store nothing of it afterwards."""
     observer = RecordingObserver()
     config: dict[str, Any] = {"providers": {"slow": {"type": "simulated", "delay": "60s"}}}
     async with Gateway(config, observers=[observer]) as gateway, gateway.openai(principal="ada") as client:
@@ -101,8 +101,8 @@ async def test_background_responses_are_cancelled_and_deleted() -> None:
         assert (await gateway.forget("ada")).responses == 0
 
 
-async def test_background_responses_on_another_event_loop_are_ended_too() -> None:
-    """Under WSGI calls run on their own loop, and `forget` may be called on another."""
+async def test_background_responses_on_another_event_loop_are_cancelled() -> None:
+    """Cancel runs on the WSGI bridge's loop when `forget` is called on another one."""
     config: dict[str, Any] = {"providers": {"slow": {"type": "simulated", "delay": "60s"}}}
     gateway = Gateway(config)
     async with gateway.openai(principal="ada") as client:
@@ -115,7 +115,7 @@ async def test_background_responses_on_another_event_loop_are_ended_too() -> Non
 
 
 async def test_only_a_principal_can_be_forgotten() -> None:
-    """Anything else is the host's mistake."""
+    """Anything else is a mistake in the host's code."""
     async with Gateway(LIMITED) as gateway:
         for wrong in (7.5, True, "", "a\nb"):
             with pytest.raises(MisuseError):
@@ -126,8 +126,8 @@ async def test_only_a_principal_can_be_forgotten() -> None:
 
 
 @pytest.mark.parametrize("model", MODELS)
-async def test_nothing_is_stored_whatever_is_asked_for(model: str) -> None:
-    """The answer says `store: false`, a caller that asked for more gets a warning, and nothing can be read back."""
+async def test_store_never_stores_nothing(model: str) -> None:
+    """The response says `store: false`, a request for storage gets a warning, and nothing can be retrieved."""
     async with Gateway(NEVER) as gateway, gateway.openai(principal="ada") as client:
         for store, warned in ((openai.omit, False), (True, True), (False, False)):
             raw = await client.responses.with_raw_response.create(model=model, input="hi", store=store)
@@ -147,8 +147,8 @@ async def test_nothing_is_stored_whatever_is_asked_for(model: str) -> None:
 
 
 @pytest.mark.parametrize("model", MODELS)
-async def test_what_needs_something_kept_is_refused_by_name(model: str) -> None:
-    """Going on from a response, and the background, are a 400 that says what to do instead."""
+async def test_requests_that_need_storage_are_refused_by_name(model: str) -> None:
+    """Refuse continuations and background responses with a 400 that says what to do instead."""
     async with Gateway(NEVER) as gateway, gateway.openai() as client:
         for param, more in (("previous_response_id", "resp_1"), ("background", True)):
             asked: dict[str, Any] = {"model": model, "input": "hi", param: more}
@@ -160,8 +160,8 @@ async def test_what_needs_something_kept_is_refused_by_name(model: str) -> None:
         assert (await client.responses.input_tokens.count(model=model, input="hi")).input_tokens > 0
 
 
-async def test_reasoning_state_is_not_kept() -> None:
-    """A tool call's reasoning, which is kept so that callers may drop it, leaves nothing behind."""
+async def test_reasoning_state_is_not_stored() -> None:
+    """A tool call's reasoning, which is cached otherwise, is not stored."""
     config: dict[str, Any] = {"providers": {"one": {"type": "simulated", "protocol": "anthropic-messages"}}}
     ask: dict[str, Any] = {
         "model": "one/reasoning",
@@ -175,8 +175,8 @@ async def test_reasoning_state_is_not_kept() -> None:
             assert (stores == {}) is (store == "never")
 
 
-async def test_a_reload_to_never_drops_what_was_kept() -> None:
-    """What was kept before is not kept any longer than the configuration that allowed it."""
+async def test_a_reload_to_never_deletes_stored_data() -> None:
+    """Delete stored data when the configuration no longer allows it."""
     async with Gateway(LIMITED) as gateway:
         first, _ = await leave_traces(gateway, Principal("ada"))
         await gateway.reload(NEVER)
@@ -186,8 +186,8 @@ async def test_a_reload_to_never_drops_what_was_kept() -> None:
                 await client.responses.retrieve(first)
 
 
-def test_a_vendor_must_not_keep_what_the_gateway_must_not() -> None:
-    """`allow_stored` would let callers have their answers kept by the vendor."""
+def test_store_never_excludes_allow_stored() -> None:
+    """Refuse `allow_stored`, which would let clients store responses at the vendor."""
     block = {"type": "openai", "api_key": "sk-0123456789abcdef", "allow_stored": True}
     with pytest.raises(ConfigError, match=r"providers\.openai\.allow_stored.*store: never"):
         load_config({"providers": {"openai": block}, "store": "never"})
