@@ -1,8 +1,8 @@
 """Put overlapping parts in sequence, for protocols whose clients read one part at a time.
 
-While a part is open, events of later parts are held back; when it ends, they follow in the order of their starts,
-except that reasoning precedes the tool calls held back with it: Responses and Messages place it there, and some Chat
-servers send it after the call. A call that is partly written stays where it is.
+While a part is open, events of later parts of the kinds to be sequenced are held back; when it ends, they follow in the
+order of their starts, except that reasoning precedes the tool calls held back with it: Responses and Messages place it
+there, and some Chat servers send it after the call. A call that is partly written stays where it is.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,42 +16,47 @@ _NONE = -1
 
 
 class PartSequencer:
-    """Sequence the parts of one candidate."""
+    """Sequence the parts of one candidate.
 
-    __slots__ = ("_held", "open")
+    Args:
+        kinds: The kinds of parts to be sequenced; events of others pass at once.
+    """
 
-    def __init__(self) -> None:
-        self.open = _NONE
-        """The index of the open part. Its deltas need not pass through `feed`."""
+    __slots__ = ("_held", "_kinds", "_open")
+
+    def __init__(self, kinds: tuple[type[ir.PartBase], ...]) -> None:
+        self._kinds = kinds
+        self._open = _NONE
         self._held: dict[int, list[PartEvent]] = {}
 
     def feed(self, event: PartEvent) -> Sequence[PartEvent]:
-        """Return the events that can be sent now, after this one."""
+        """Return the events that can be sent now, after this one. Deltas of a started part need not be fed."""
         index = event.index
-        if index == self.open:
+        if index == self._open:
             return self._after(event) if type(event) is ir.PartEnded else (event,)
-        if type(event) is ir.PartStarted:
-            if self.open == _NONE:
-                self.open = index
-                return (event,)
-            self._held[index] = [event]
-        elif index in self._held:
+        if index in self._held:
             self._held[index].append(event)
-        return ()
+            return ()
+        if type(event) is ir.PartStarted and isinstance(event.part, self._kinds):
+            if self._open != _NONE:
+                self._held[index] = [event]
+                return ()
+            self._open = index
+        return (event,)
 
     def _after(self, ended: ir.PartEnded) -> Sequence[PartEvent]:
         released: list[PartEvent] = [ended]
-        self.open = _NONE
-        while self._held and self.open == _NONE:
-            index = next_held(self._held)
+        self._open = _NONE
+        while self._held and self._open == _NONE:
+            index = _next_held(self._held)
             held = self._held.pop(index)
             released += held
             if type(held[-1]) is not ir.PartEnded:
-                self.open = index
+                self._open = index
         return released
 
 
-def next_held(held: Mapping[int, Sequence[PartEvent]]) -> int:
+def _next_held(held: Mapping[int, Sequence[PartEvent]]) -> int:
     """Return the index of the part to send next: the first one, or the first reasoning if that one is a tool call."""
     first = next(iter(held))
     if len(held) > 1 and type(_part(held[first])) is ir.ToolCall:
