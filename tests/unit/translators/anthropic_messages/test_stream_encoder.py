@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import anthropic
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from llmproxy_asgi.conversation import (
     UNDATED,
     ArgumentsDelta,
+    Candidate,
     Citation,
     CitationDelta,
     Ended,
@@ -324,6 +326,18 @@ def test_a_failure_after_the_first_event_is_an_error_event() -> None:
 def test_a_failure_may_be_the_only_event() -> None:
     """Write only the error event when the encoder ends a passed stream."""
     assert [name for name, _ in frames(written([Failed(UpstreamFailed("It broke."))]))] == ["error"]
+
+
+def test_a_refusal_that_is_restated_only_is_explained_as_in_a_complete_response() -> None:
+    """Write the text and the category of a refusal in a stream wherever the upstream sends them."""
+    refusal = Refusal(text="I can't help with that.", category="cyber")
+    started = PartStarted(0, 0, msgspec.structs.replace(refusal, text=""))
+    finish = Finish(reason=FinishReason.REFUSAL)
+    row: list[StreamEvent] = [START, started, PartEnded(0, 0, refusal), Finished(0, finish), Ended()]
+    names = [body for name, body in frames(written(row)) if name == "message_delta"]
+    whole = Response(id="r", model="m", created_at=UNDATED, candidates=(Candidate(parts=(refusal,), finish=finish),))
+    assert names[0]["delta"]["stop_details"] == json.loads(INBOUND.encode(whole, opened({})))["stop_details"]
+    assert names[0]["delta"]["stop_details"]["explanation"] == refusal.text
 
 
 def test_keepalives_are_unseen_by_the_sdk() -> None:
