@@ -17,6 +17,7 @@ import llmproxy_asgi.conversation as ir
 from llmproxy_asgi.errors import BadRequest, GatewayError
 from llmproxy_asgi.translators.anthropic_messages import listing
 from llmproxy_asgi.translators.anthropic_messages.errors import encode_problem
+from llmproxy_asgi.translators.anthropic_messages.options import OPTIONS
 from llmproxy_asgi.translators.anthropic_messages.request_decoder import decode_request
 from llmproxy_asgi.translators.anthropic_messages.response_encoder import encode_response
 from llmproxy_asgi.translators.anthropic_messages.schema import PROTOCOL
@@ -42,12 +43,11 @@ _FIRST_BYTES = {
     "top_k": (b"-0123456789", "a number"),
 }
 _FIELD_NAMES = """
-    model messages max_tokens stream system tools tool_choice temperature top_p top_k stop_sequences metadata thinking
-    output_config output_format service_tier cache_control container context_management mcp_servers thread compaction
-    fallbacks fallback_credit_token inference_geo speed diagnostics user_profile_id workspace_id billing_policy betas
+    output_format container context_management mcp_servers thread compaction fallbacks fallback_credit_token
+    inference_geo diagnostics user_profile_id workspace_id billing_policy betas
 """
-"""The request fields of the anthropic Python SDK 2.11.0, including beta."""
-OUTLINE = Outline(_FIELD_NAMES.split(), Counted("messages", "messages"), Counted("tools", "tools"))
+"""The other request fields of the anthropic Python SDK 2.11.0, including beta."""
+OUTLINE = Outline(OPTIONS.known.union(_FIELD_NAMES.split()), Counted("messages", "messages"), Counted("tools", "tools"))
 _NULL = ord("n")
 
 SPELLING = {

@@ -13,12 +13,14 @@ from llmproxy_asgi.conversation import JSONObject
 from llmproxy_asgi.translators import refusals
 from llmproxy_asgi.translators.anthropic_messages import client_tools, server_tools
 from llmproxy_asgi.translators.anthropic_messages.message_encoder import cache_control
+from llmproxy_asgi.translators.anthropic_messages.options import thinks
 from llmproxy_asgi.translators.anthropic_messages.schema import PROTOCOL
+from llmproxy_asgi.translators.codec.options import Encoding, tool_choice
 from llmproxy_asgi.translators.custom_tools import emulated_description, emulated_parameters
 from llmproxy_asgi.translators.losses import Losses
 from llmproxy_asgi.translators.names import Renamer
 from llmproxy_asgi.translators.strict_schemas import ANTHROPIC, NotStrict, strict_form
-from llmproxy_asgi.translators.tool_choices import chosen, plain_choice
+from llmproxy_asgi.translators.tool_choices import chosen
 from llmproxy_asgi.translators.tool_schemas import object_root, refuse_unseen
 
 TOOL_NAME = re.compile(r"[a-zA-Z0-9_-]{1,128}")
@@ -42,8 +44,11 @@ class MessagesToolEncoder:
             if tool.kind != "server":
                 self._names.outward(tool.name, tool.namespace)
 
-    def write(self, *, thinking: bool) -> JSONObject:
+    def write(self, encoding: Encoding) -> JSONObject:
         """Encode the fields `tools` and `tool_choice`; empty without tools.
+
+        Args:
+            encoding: The encoded options.
 
         Raises:
             Unsupported: The upstream doesn't support a tool.
@@ -52,26 +57,21 @@ class MessagesToolEncoder:
             return {}
         if not self._capabilities.tools:
             raise refusals.no_tools(self._request.model)
-        choice = plain_choice(self._request)
-        forced = self._can_force(choice, thinking=thinking)
-        offered = self._offered(choice, forced=forced)
-        fields: JSONObject = {"tools": [self._tool(tool) for tool in offered]}
-        native = self._choice(choice, forced=forced)
+        capabilities = self._capabilities
+        can_force = capabilities.forced_tool_choice and (
+            capabilities.forced_tool_choice_with_thinking or not thinks(encoding)
+        )
+        choice = tool_choice(encoding, can_force=can_force)
+        fields: JSONObject = {"tools": [self._tool(tool) for tool in self._offered(choice)]}
+        native = self._choice(choice)
         if native:
             fields["tool_choice"] = native
         return fields
 
-    def _can_force(self, choice: ir.ToolChoice, *, thinking: bool) -> bool:
-        capabilities = self._capabilities
-        forced = capabilities.forced_tool_choice and (capabilities.forced_tool_choice_with_thinking or not thinking)
-        if choice.mode == "required" and not forced:
-            self._losses.add("downgraded:tool_choice")
-        return forced
-
-    def _offered(self, choice: ir.ToolChoice, *, forced: bool) -> Sequence[ir.Tool]:
+    def _offered(self, choice: ir.ToolChoice) -> Sequence[ir.Tool]:
         """Return the tools to declare: only the allowed ones if nothing else limits the choice."""
         tools = self._request.tools
-        if not choice.only or (choice.mode == "required" and len(choice.only) == 1 and forced):
+        if not choice.only or (choice.mode == "required" and len(choice.only) == 1):
             return tools
         names = frozenset(tool.name for tool in chosen(self._request, choice.only))
         allowed = [tool for tool in tools if tool.name in names]
@@ -79,15 +79,13 @@ class MessagesToolEncoder:
             self._losses.add("downgraded:tool_choice")
         return allowed
 
-    def _choice(self, choice: ir.ToolChoice, *, forced: bool) -> JSONObject | None:
+    def _choice(self, choice: ir.ToolChoice) -> JSONObject | None:
         single = choice.parallel is False
         if choice.mode == "none":
             return {"type": "none"}
-        if choice.mode == "required" and forced:
-            if len(choice.only) == 1:
-                native: JSONObject = {"type": "tool", "name": self._tool_name(choice.only[0])}
-            else:
-                native = {"type": "any"}
+        if choice.mode == "required":
+            named = len(choice.only) == 1
+            native = {"type": "tool", "name": self._tool_name(choice.only[0])} if named else {"type": "any"}
         elif choice.given or single:
             native = {"type": "auto"}
         else:
