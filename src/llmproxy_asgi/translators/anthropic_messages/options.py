@@ -1,7 +1,7 @@
 """The options of Messages: what callers send and what upstreams get, by the model's capabilities."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import llmproxy_asgi.conversation as ir
 from llmproxy_asgi.capabilities import Effort
@@ -21,8 +21,8 @@ from llmproxy_asgi.translators.codec.options import (
     effort,
     integer,
     limit,
-    no_text,
     number,
+    outputs,
     requested_effort,
     several_candidates,
     stops,
@@ -54,6 +54,12 @@ _TIERS: Mapping[ir.ServiceTier, JSONObject] = {
     ir.ServiceTier.STANDARD: {"service_tier": "standard_only"},
     ir.ServiceTier.PRIORITY: {"speed": "fast"},
     ir.ServiceTier.FAST: {"speed": "fast"},
+}
+_MODES: Mapping[str, Literal["auto", "required", "none"]] = {
+    "auto": "auto",
+    "any": "required",
+    "none": "none",
+    "tool": "required",
 }
 _THINKING_BLOCKS = frozenset({"thinking", "redacted_thinking"})
 
@@ -198,12 +204,21 @@ def _encode_cache(cache: ir.CacheOptions, encoding: Encoding) -> Any:
     return cache_control(ir.CacheMark(lifetime=cache.lifetime))
 
 
+def _decode_choice(node: Node, _: Decoding) -> ir.ToolChoice:
+    kind = node.need("type").choice(tuple(_MODES))
+    only = (node.need("name").text(),) if kind == "tool" else ()
+    single = node.get("disable_parallel_tool_use")
+    parallel = None if single is None else not single.boolean()
+    return ir.ToolChoice(mode=_MODES[kind], only=only, parallel=parallel, given=True)
+
+
 OPTIONS = Table(
     PROTOCOL,
     [
         Rule("candidates", refuse=several_candidates),
-        Rule("output.modalities", refuse=no_text),
+        Rule("output.modalities", refuse=outputs("text")),
         Rule("continues", refuse=stored_response),
+        Rule("tool_choice", "tool_choice", decode=_decode_choice, encode=ELSEWHERE),
         Rule("max_output_tokens", "max_tokens", integer(0), encode=_encode_limit, always=True),
         Rule("reasoning", "thinking", decode=_decode_thinking, encode=_encode_reasoning),
         Rule("reasoning.effort", "output_config.effort", words({each: each for each in _EFFORTS}), encode=ELSEWHERE),
@@ -216,6 +231,6 @@ OPTIONS = Table(
         Rule("end_user", "metadata.user_id", TEXT),
         Rule("cache", "cache_control", decode=_decode_cache, encode=_encode_cache),
     ],
-    beside=("model", "messages", "system", "stream", "tools", "tool_choice"),
+    beside=("model", "messages", "system", "stream", "tools"),
     unwarned=("metadata", "store"),
 )

@@ -31,7 +31,6 @@ def decode_request(inbound_request: InboundRequest) -> ir.Request:
         model=inbound_request.model,
         messages=_messages(raw),
         tools=distinct(_tools(Node.of(raw, "tools"))),
-        tool_choice=_tool_choice(Node.of(raw, "tool_choice")),
         stream=inbound_request.stream,
         version=inbound_request.version,
         betas=inbound_request.betas,
@@ -86,21 +85,3 @@ def _tool(node: Node) -> ir.Tool:
         cache_mark=mark,
         extras={PROTOCOL: rest} if rest else ir.EMPTY,
     )
-
-
-def _tool_choice(node: Node | None) -> ir.ToolChoice:
-    if node is None:
-        return ir.ToolChoice()
-    kind = node.need("type").choice(("auto", "any", "none", "tool"))
-    disable_parallel = node.get("disable_parallel_tool_use")
-    parallel = None if disable_parallel is None else not disable_parallel.boolean()
-    match kind:
-        case "tool":
-            name = node.need("name").text()
-            return ir.ToolChoice(mode="required", only=(name,), parallel=parallel, given=True)
-        case "any":
-            return ir.ToolChoice(mode="required", parallel=parallel, given=True)
-        case "none":
-            return ir.ToolChoice(mode="none", parallel=parallel, given=True)
-        case _:
-            return ir.ToolChoice(mode="auto", parallel=parallel, given=True)

@@ -61,7 +61,7 @@ class MessagesToolEncoder:
         can_force = capabilities.forced_tool_choice and (
             capabilities.forced_tool_choice_with_thinking or not thinks(encoding)
         )
-        choice = tool_choice(encoding, can_force=can_force)
+        choice = tool_choice(self._request, self._losses, can_force=can_force)
         fields: JSONObject = {"tools": [self._tool(tool) for tool in self._offered(choice)]}
         native = self._choice(choice)
         if native:

@@ -130,27 +130,22 @@ class Rule:
 class Decoding:
     """The options of one caller's request."""
 
-    __slots__ = ("_objects", "_table", "extras", "raw", "values")
+    __slots__ = ("_node", "extras", "objects", "raw", "values")
 
-    def __init__(self, raw: Raw, table: "Table") -> None:
+    def __init__(self, raw: Raw, node: type[Node]) -> None:
         self.raw = raw
         self.values: dict[str, Any] = {}
         """By option. A group wins against the options in it."""
         self.extras: JSONObject = {}
         """Fields without an option."""
-        self._table = table
-        self._objects: dict[str, Any] = {}
+        self.objects: dict[str, Any] = {}
+        """The nodes of objects that hold options, by name."""
+        self._node = node
 
     def get(self, wire: str) -> Any:
-        """Return the node of a field; None where it is absent or null."""
+        """Return the node of a field at the top level or in the object being read; None if absent or null."""
         parent, _, name = wire.rpartition(".")
-        if not parent:
-            return self._table.open(self.raw, name)
-        found = self._objects.get(parent) or self._table.open(self.raw, parent)
-        if found is None:
-            return None
-        self._objects[parent] = found
-        return found.get(name)
+        return self.objects[parent].get(name) if parent else self._node.of(self.raw, name)
 
     def keep(self, parent: str, fields: JSONObject) -> None:
         """Keep fields of an object that have no option."""
@@ -241,21 +236,13 @@ class Table:
         self._values = attrgetter(*(rule.option for rule, _ in encoded))
         self._encoders = [(_ALWAYS if rule.always else _default(rule.option), encode) for rule, encode in encoded]
 
-    def open(self, raw: Raw, key: str) -> Any:
-        """Return the node of a top-level field; None where it is absent or null.
-
-        Raises:
-            BadRequest: The value can't be read.
-        """
-        return self._node.of(raw, key)
-
     def decode(self, raw: Raw) -> dict[str, Any]:
         """Decode a caller's options and extras: the arguments of `ir.Request`.
 
         Raises:
             BadRequest: A field is invalid; `param` names it.
         """
-        decoding = Decoding(raw, self)
+        decoding = Decoding(raw, self._node)
         readers, spell = self._readers, self._spell
         for key in raw:
             name = spell(key) if spell else key
@@ -275,6 +262,7 @@ class Table:
 
     def _decode_object(self, name: str, readers: Mapping[str, Any], node: Node, decoding: Decoding) -> None:
         spell = self._spell
+        decoding.objects[name] = node
         rest: JSONObject = {}
         for key, value in node.object().items():
             if value is None:
@@ -437,17 +425,18 @@ def describe_format(encoding: Encoding) -> None:
     encoding.losses.add("emulated:response_format")
 
 
-def tool_choice(encoding: Encoding, *, can_force: bool) -> ir.ToolChoice:
+def tool_choice(request: ir.Request, losses: Losses, *, can_force: bool) -> ir.ToolChoice:
     """Return the tool choice as the model supports it.
 
     Args:
-        encoding: The options.
+        request: The request.
+        losses: Receives the warning.
         can_force: Whether the model can be forced to call a tool.
     """
-    choice = plain_choice(encoding.request)
+    choice = plain_choice(request)
     if choice.mode != "required" or can_force:
         return choice
-    encoding.losses.add("downgraded:tool_choice")
+    losses.add("downgraded:tool_choice")
     return msgspec.structs.replace(choice, mode="auto", given=True)
 
 
@@ -456,9 +445,16 @@ def several_candidates(_: int, request: ir.Request, __: Capabilities) -> Unsuppo
     return refusals.single_candidate(request.model)
 
 
-def no_text(wanted: Sequence[str], request: ir.Request, _: Capabilities) -> Unsupported | None:
-    """Refuse output other than text."""
-    return next((refusals.unsupported_output(request.model, kind) for kind in wanted if kind != "text"), None)
+def outputs(*accepted: str) -> Refuse:
+    """Return the refusal of output of other kinds than these, and of audio where the model makes none."""
+
+    def refuse(wanted: Sequence[str], request: ir.Request, capabilities: Capabilities) -> Unsupported | None:
+        for kind in sorted(wanted):
+            if kind not in accepted or (kind == "audio" and not capabilities.audio):
+                return refusals.unsupported_output(request.model, kind)
+        return None
+
+    return refuse
 
 
 def stored_response(_: str, __: ir.Request, ___: Capabilities) -> Unsupported:

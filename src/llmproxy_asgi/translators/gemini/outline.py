@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from llmproxy_asgi.errors import BadRequest
+from llmproxy_asgi.translators.gemini.options import OPTIONS
 from llmproxy_asgi.translators.gemini.proto import camel, find_items, snake
 from llmproxy_asgi.translators.outline import Counted, Outline
 from llmproxy_asgi.wire.json_body import decode
@@ -70,20 +71,7 @@ _SCHEMAS = frozenset({"responseSchema", "responseJsonSchema", "schema"})
 
 
 OUTLINE = Outline(
-    both_spellings(
-        "model",
-        "contents",
-        "systemInstruction",
-        "tools",
-        "toolConfig",
-        "safetySettings",
-        "generationConfig",
-        "cachedContent",
-        "labels",
-        "serviceTier",
-        "store",
-        "generateContentRequest",
-    ),
+    both_spellings(*OPTIONS.known, "safetySettings", "cachedContent", "labels", "store", "generateContentRequest"),
     Counted("contents", "messages"),
     Counted("tools", "tools", within=("functionDeclarations", "function_declarations")),
 )

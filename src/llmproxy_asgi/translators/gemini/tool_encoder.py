@@ -7,6 +7,7 @@ import llmproxy_asgi.conversation as ir
 from llmproxy_asgi.conversation import JSONObject
 from llmproxy_asgi.translators import refusals
 from llmproxy_asgi.translators.base import Upstream
+from llmproxy_asgi.translators.codec.options import tool_choice
 from llmproxy_asgi.translators.custom_tools import emulated_description, emulated_parameters
 from llmproxy_asgi.translators.gemini.json_schemas import UnsupportedSchema, to_gemini_parameters
 from llmproxy_asgi.translators.gemini.mappings import SERVER_TOOLS_OUT
@@ -29,7 +30,6 @@ class GeminiToolEncoder:
         self._capabilities = upstream.capabilities
         self._names = names
         self._losses = losses
-        self._tool_choice: ir.ToolChoice = plain_choice(request)
         self.emulated: set[str] = set()
 
     def name_all(self) -> None:
@@ -65,7 +65,7 @@ class GeminiToolEncoder:
 
     def _offered_tools(self) -> Sequence[ir.Tool]:
         """Return the tools to declare: only the allowed ones if `allowedFunctionNames` can't name them."""
-        tools, choice = self._request.tools, self._tool_choice
+        tools, choice = self._request.tools, plain_choice(self._request)
         if not choice.only or choice.mode == "none":
             return tools
         named = chosen(self._request, choice.only)
@@ -75,14 +75,11 @@ class GeminiToolEncoder:
         return [tool for tool in tools if tool in named]
 
     def _choice(self) -> JSONObject:
-        choice = self._tool_choice
+        choice = tool_choice(self._request, self._losses, can_force=self._capabilities.forced_tool_choice)
         if choice.parallel is False:
             self._losses.add("dropped:parallel_tool_calls")
         mode = {"auto": "AUTO", "none": "NONE", "required": "ANY"}[choice.mode]
         only = self._allowed(choice.only) if choice.mode != "none" else []
-        if choice.mode == "required" and not self._capabilities.forced_tool_choice:
-            self._losses.add("downgraded:tool_choice")
-            mode = "AUTO"
         if only and mode == "AUTO":
             mode = "VALIDATED"
         if not (choice.given or only or choice.mode != "auto"):
