@@ -366,13 +366,7 @@ def ELSEWHERE(_value: Any, _encoding: Encoding) -> None:  # noqa: N802 -- a mark
 
 
 def limit(wanted: int, encoding: Encoding, least: int = 1) -> int:
-    """Encode the maximum of output tokens, within what the model and the vendor accept.
-
-    Raises:
-        Unsupported: No tokens are wanted: a way to fill a cache, which other vendors lack.
-    """
-    if wanted < 1:
-        raise refusals.empty_response(encoding.request.model)
+    """Encode the maximum of output tokens, within what the model and the vendor accept."""
     ceiling = encoding.capabilities.max_output_tokens
     sent = max(wanted, least) if ceiling is None else min(max(wanted, least), ceiling)
     if sent != wanted:
@@ -438,6 +432,11 @@ def tool_choice(request: ir.Request, losses: Losses, *, can_force: bool) -> ir.T
         return choice
     losses.add("downgraded:tool_choice")
     return msgspec.structs.replace(choice, mode="auto", given=True)
+
+
+def no_tokens(wanted: int, request: ir.Request, _: Capabilities) -> Unsupported | None:
+    """Refuse a response without tokens: a way to fill a cache, which only Anthropic has."""
+    return refusals.empty_response(request.model) if wanted < 1 else None
 
 
 def several_candidates(_: int, request: ir.Request, __: Capabilities) -> Unsupported:

@@ -33,8 +33,8 @@ from llmproxy_asgi.translators.embeddings.records import EmbeddingInput, Embeddi
 from llmproxy_asgi.translators.fields import Node, missing
 from llmproxy_asgi.translators.losses import Losses
 from llmproxy_asgi.translators.openai.errors import decode_error, decode_error_object
+from llmproxy_asgi.translators.openai.fields import integer, others, string
 from llmproxy_asgi.translators.openai.inbound import OpenAIInbound
-from llmproxy_asgi.translators.openai.options import integer, others, string
 from llmproxy_asgi.translators.outline import Counted, Outline
 from llmproxy_asgi.translators.raw_json import join_object, raw, replace_model
 from llmproxy_asgi.wire.json_body import DEFAULT_BOUNDS, Bounds

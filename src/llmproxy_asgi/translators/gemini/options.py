@@ -17,6 +17,7 @@ from llmproxy_asgi.translators.codec.options import (
     effort,
     integer,
     limit,
+    no_tokens,
     number,
     outputs,
     requested_effort,
@@ -222,7 +223,7 @@ OPTIONS = Table(
             decode=_decode_logprobs,
             encode=_encode_logprobs,
         ),
-        Rule("max_output_tokens", "generationConfig.maxOutputTokens", integer(1), encode=limit),
+        Rule("max_output_tokens", "generationConfig.maxOutputTokens", integer(1), encode=limit, refuse=no_tokens),
         Rule("stop", "generationConfig.stopSequences", TEXTS, encode=stops(_MAX_STOP_SEQUENCES)),
         Rule("candidates", "generationConfig.candidateCount", integer(1, 8)),
         Rule(

@@ -37,8 +37,6 @@ MARK_LIFETIMES: Mapping[ir.CacheLifetime | None, str | None] = {
 MOST_MARKS = 4
 """Cache marks in one request at most; of more, the last ones cover the longest prefixes."""
 
-JSON_LINE = "Answer with one JSON object and nothing else."
-SCHEMA_LINE = "Answer with one JSON value and nothing else. It must satisfy this JSON Schema:\n"
 ERROR_PREFIX = "[tool error] "
 """The prefix of a tool's error, as the protocol has no flag for it."""
 

@@ -1,95 +1,174 @@
-"""Decode the top-level request options that both protocols share, each by its name."""
+"""The options that OpenAI's protocols share: rules for their tables, and fields that are read by name."""
 
-from collections.abc import Collection, Mapping
-from typing import Any, TypeAlias, cast
-
-import msgspec
+from collections.abc import Mapping
+from typing import Any
 
 import llmproxy_asgi.conversation as ir
+from llmproxy_asgi.capabilities import Effort
+from llmproxy_asgi.conversation import JSONObject
+from llmproxy_asgi.translators.codec.options import (
+    JSON_LINE,
+    TEXT,
+    Decoding,
+    Encode,
+    Encoding,
+    Form,
+    Rule,
+    describe_format,
+    effort,
+    integer,
+    number,
+    requested_effort,
+    words,
+)
 from llmproxy_asgi.translators.fields import Node
+from llmproxy_asgi.translators.names import derived
+from llmproxy_asgi.translators.openai.json_schemas import answer_schema
+from llmproxy_asgi.translators.openai.mappings import mentions_json
 
-Raw = Mapping[str, msgspec.Raw]
-Outside: TypeAlias = tuple[bytes, str]
-"""The allowed first bytes of a value, and its type's name in errors."""
+_MOST_LOGPROBS = 20
+_LONGEST_END_USER = 128
+_LIFETIMES = ("5m", "30m", "1h", "12h", "24h")
 
-
-def string(raw: Raw, key: str) -> str | None:
-    """Decode a string; return None if it is missing or empty."""
-    node = Node.of(raw, key)
-    return node.text() or None if node else None
-
-
-def boolean(raw: Raw, key: str) -> bool | None:
-    """Decode a boolean."""
-    node = Node.of(raw, key)
-    return node.boolean() if node else None
+# ── sampling ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def integer(raw: Raw, key: str, *, low: int | None = None, high: int | None = None) -> int | None:
-    """Decode an integer within inclusive bounds."""
-    node = Node.of(raw, key)
-    return node.integer(low, high) if node else None
+def takes_sampling(encoding: Encoding) -> bool:
+    """Return whether the model accepts sampling values; some do if they don't reason."""
+    fields, sampling = encoding.fields, encoding.capabilities.sampling
+    sent = fields.get("reasoning_effort") or fields.get("reasoning", ir.EMPTY).get("effort")
+    return sampling == "any" or (sampling == "unless_thinking" and sent == "none")
 
 
-def number(raw: Raw, key: str, low: float, high: float) -> float | None:
-    """Decode a number within inclusive bounds."""
-    node = Node.of(raw, key)
-    return node.number(low, high) if node else None
+def takes_more(encoding: Encoding) -> bool:
+    """Return whether the model accepts penalties and log probabilities; compatible servers always do."""
+    return takes_sampling(encoding) or not encoding.capabilities.developer_role
 
 
-def cache_options(raw: Raw) -> ir.CacheOptions:
-    """Decode the request's prompt cache options."""
-    options = Node.of(raw, "prompt_cache_options")
-    mode = options.get("mode") if options else None
-    ttl = options.get("ttl") if options else None
-    retention = Node.of(raw, "prompt_cache_retention")
-    lifetime: str | None = ttl.choice(("5m", "30m", "1h", "12h", "24h")) if ttl else None
-    if lifetime is None and retention is not None and retention.text() == "24h":
-        lifetime = "24h"
-    return ir.CacheOptions(
-        key=string(raw, "prompt_cache_key"),
-        automatic=mode.choice(("implicit", "explicit")) == "implicit" if mode else None,
-        lifetime=cast("ir.CacheLifetime | None", lifetime),
-    )
+def encode_top_logprobs(count: int, encoding: Encoding) -> None:
+    """Encode the number of alternatives for each token."""
+    if count > _MOST_LOGPROBS:
+        encoding.losses.add("clamped:top_logprobs")
+    if count:
+        encoding.fields["top_logprobs"] = min(count, _MOST_LOGPROBS)
 
 
-def metadata(raw: Raw) -> Mapping[str, str]:
-    """Decode the caller's metadata."""
-    node = Node.of(raw, "metadata")
-    return {key: value.text() for key, value in node.items()} if node else {}
+def _decode_stop(node: Node, _: Decoding) -> tuple[str, ...]:
+    return (node.value,) if type(node.value) is str else tuple(entry.text() for entry in node.array())
 
 
-def stops(raw: Raw) -> tuple[str, ...]:
-    """Decode the stop sequences: a string or a list."""
-    node = Node.of(raw, "stop")
-    if node is None:
-        return ()
-    if type(node.value) is str:
-        return (node.value,)
-    return tuple(entry.text() for entry in node.array())
+TEMPERATURE = Rule("sampling.temperature", "temperature", number(0, 2), needs=takes_sampling)
+TOP_P = Rule("sampling.top_p", "top_p", number(0, 1), needs=takes_sampling)
+FREQUENCY_PENALTY = Rule("sampling.frequency_penalty", "frequency_penalty", number(-2, 2), needs=takes_more)
+PRESENCE_PENALTY = Rule("sampling.presence_penalty", "presence_penalty", number(-2, 2), needs=takes_more)
+SEED = Rule("sampling.seed", "seed", integer())
+LOGIT_BIAS = Rule(
+    "sampling.logit_bias",
+    "logit_bias",
+    Form(lambda node, _: {key: value.number(-100, 100) for key, value in node.items()}, dict),
+    needs=takes_more,
+)
+STOP = Form(_decode_stop, list)
+VERBOSITY = words({word: word for word in ("low", "medium", "high")})
 
 
-def others(raw: Raw, known: Collection[str]) -> dict[str, Any]:
-    """Return the unknown fields."""
-    return {key: found.value for key in raw if key not in known and (found := Node.of(raw, key)) is not None}
+# ── output and reasoning ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
-STRING: Outside = (b'"', "a string")
-ARRAY: Outside = (b"[", "an array")
-OBJECT: Outside = (b"{", "an object")
-BOOLEAN: Outside = (b"tf", "a boolean")
-NUMBER: Outside = (b"-0123456789", "a number")
+def decode_format(node: Node, decoding: Decoding, *, nested: bool = False) -> str:
+    """Decode a response format.
 
-
-def check_outsides(raw: Raw, outsides: Mapping[str, Outside]) -> None:
-    """Check the types of fields by their first bytes, for passthrough requests as well.
-
-    Raises:
-        BadRequest: A field has another type; null counts as missing.
+    Args:
+        node: The format.
+        decoding: Gets the parts of a schema.
+        nested: Whether a schema is in an object of its own; some clients nest it where it need not be.
     """
-    for key, value in raw.items():
-        outside = outsides.get(key)
-        if outside is not None and memoryview(value)[0] not in outside[0]:
-            node = Node.of(raw, key)
-            if node is not None:
-                node.refuse(outside[1])
+    kind = node.need("type").choice(("text", "json_object", "json_schema"))
+    if kind != "json_schema":
+        return "json" if kind == "json_object" else "text"
+    form = node.need("json_schema") if nested else node.get("json_schema") or node
+    description, schema, strict = form.get("description"), form.get("schema"), form.get("strict")
+    decoding.values["output.name"] = form.need("name").text()
+    decoding.values["output.description"] = description.text() if description else None
+    decoding.values["output.schema"] = schema.object() if schema else {}
+    decoding.values["output.strict"] = strict.boolean() if strict else None
+    return kind
+
+
+def encode_format(kind: str, encoding: Encoding, protocol: str) -> JSONObject | None:
+    """Encode a response format with the members of its schema beside its type."""
+    request, capabilities = encoding.request, encoding.capabilities
+    json_mode: JSONObject | None = None
+    if capabilities.json_mode and encoding.supports_format:
+        json_mode = {"type": "json_object"}
+    if kind == "json":
+        if json_mode is None:
+            describe_format(encoding)
+        elif request.protocol != protocol and not mentions_json(request):
+            encoding.instruction = JSON_LINE  # the vendor refuses JSON mode without a mention of JSON
+        return json_mode
+    output = request.output
+    found = answer_schema(output, request, capabilities, encoding.losses)
+    if found is None:
+        describe_format(encoding)
+        return json_mode if (output.schema or ir.EMPTY).get("type", "object") == "object" else None
+    form: JSONObject = {"type": "json_schema", "name": output.name or "response", "schema": found.schema}
+    if output.description is not None:
+        form["description"] = output.description
+    if found.strict is not None:
+        form["strict"] = found.strict
+    return form
+
+
+def encode_effort(options: ir.ReasoningOptions, encoding: Encoding) -> Effort | None:
+    """Encode the effort, also that of a budget."""
+    wanted = requested_effort(options)
+    if wanted is None:
+        return None
+    if not encoding.capabilities.efforts:
+        encoding.losses.add("dropped:reasoning_effort")
+        return None
+    return effort(wanted, encoding)
+
+
+# ── service ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _encode_end_user(user: str, encoding: Encoding) -> None:
+    # Compatible servers have only the older field.
+    field = "safety_identifier" if encoding.capabilities.developer_role else "user"
+    encoding.fields[field] = user if len(user) <= _LONGEST_END_USER else derived("user_", user, size=59)
+
+
+END_USER = Rule("end_user", ("safety_identifier", "user"), TEXT, encode=_encode_end_user)
+
+
+def _decode_cache(_: Node, decoding: Decoding) -> None:
+    options, retention = decoding.get("prompt_cache_options"), decoding.get("prompt_cache_retention")
+    mode, ttl = (options.get("mode"), options.get("ttl")) if options else (None, None)
+    if mode:
+        decoding.values["cache.automatic"] = mode.choice(("implicit", "explicit")) == "implicit"
+    if ttl:
+        decoding.values["cache.lifetime"] = ttl.choice(_LIFETIMES)
+    elif retention and retention.text() == "24h":
+        decoding.values["cache.lifetime"] = "24h"
+
+
+def cache_rules(lifetimes: Mapping[Any, Any], encode_key: Encode | None = None) -> tuple[Rule, Rule]:
+    """Return the rules of prompt caching.
+
+    Args:
+        lifetimes: The vendor's lifetimes by those of the conversation.
+        encode_key: Encodes the cache key; None: as it is.
+    """
+
+    def encode(cache: ir.CacheOptions, encoding: Encoding) -> JSONObject | None:
+        if not encoding.capabilities.cache_marks or (cache.automatic is None and cache.lifetime is None):
+            return None
+        options = {"mode": "explicit" if cache.automatic is False else "implicit"}
+        return options if cache.lifetime is None else {**options, "ttl": lifetimes[cache.lifetime]}
+
+    return (
+        Rule("cache.key", "prompt_cache_key", TEXT, encode=encode_key),
+        Rule("cache", ("prompt_cache_options", "prompt_cache_retention"), decode=_decode_cache, encode=encode),
+    )

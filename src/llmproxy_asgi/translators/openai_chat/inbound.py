@@ -13,12 +13,13 @@ import llmproxy_asgi.conversation as ir
 from llmproxy_asgi.errors import BadRequest
 from llmproxy_asgi.translators.base import Headers, InboundRequest, StreamEncoder
 from llmproxy_asgi.translators.fields import Node, missing
+from llmproxy_asgi.translators.openai.fields import ARRAY, BOOLEAN, NUMBER, OBJECT, STRING, Outside, check_outsides
 from llmproxy_asgi.translators.openai.foreign_bodies import reopen
 from llmproxy_asgi.translators.openai.inbound import OpenAIInbound
-from llmproxy_asgi.translators.openai.options import ARRAY, BOOLEAN, NUMBER, OBJECT, STRING, Outside, check_outsides
 from llmproxy_asgi.translators.openai.outline import CONVERSATION_NAMES
 from llmproxy_asgi.translators.openai_chat.mappings import PROTOCOL
-from llmproxy_asgi.translators.openai_chat.request_decoder import KNOWN, decode_request
+from llmproxy_asgi.translators.openai_chat.options import OPTIONS
+from llmproxy_asgi.translators.openai_chat.request_decoder import decode_request
 from llmproxy_asgi.translators.openai_chat.response_encoder import encode_answer
 from llmproxy_asgi.translators.openai_chat.stream_encoder import ChatStreamEncoder
 from llmproxy_asgi.translators.outline import Counted, Outline
@@ -40,7 +41,7 @@ _OUTSIDES: Mapping[str, Outside] = {
 }
 """The allowed first bytes of values; checked for passthrough requests as well."""
 OUTLINE = Outline(
-    CONVERSATION_NAMES,
+    CONVERSATION_NAMES | OPTIONS.known,
     Counted("messages", "messages"),
     Counted("input", "messages"),
     Counted("tools", "tools", within=("tools",)),
@@ -60,7 +61,7 @@ class ChatInbound(OpenAIInbound):
     protocol = PROTOCOL
     keepalive = b": keep-alive\n\n"
     output_limits = ("max_completion_tokens", "max_tokens")
-    fields = KNOWN | {"audio", "moderation", "prediction"}
+    fields = OPTIONS.known | {"audio", "moderation", "prediction"}
 
     @override
     def open(

@@ -9,8 +9,8 @@ Source: the types of the openai Python SDK 3.52.0 (read 2026-11-21).
 
 from llmproxy_asgi.translators.base import Translator
 from llmproxy_asgi.translators.openai_completions.inbound import CompletionsInbound
+from llmproxy_asgi.translators.openai_completions.options import PROTOCOL
 from llmproxy_asgi.translators.openai_completions.outbound import CompletionsOutbound
-from llmproxy_asgi.translators.openai_completions.request_decoder import PROTOCOL
 
 TRANSLATOR = Translator(PROTOCOL, CompletionsInbound(), CompletionsOutbound())
 

@@ -9,15 +9,16 @@ import llmproxy_asgi.conversation as ir
 from llmproxy_asgi.translators import refusals
 from llmproxy_asgi.translators.base import Headers, InboundRequest, StreamEncoder
 from llmproxy_asgi.translators.fields import Node
+from llmproxy_asgi.translators.openai.fields import boolean, integer, number
 from llmproxy_asgi.translators.openai.inbound import OpenAIInbound
-from llmproxy_asgi.translators.openai.options import boolean, integer, number
 from llmproxy_asgi.translators.openai.outline import COMPLETIONS_NAMES
-from llmproxy_asgi.translators.openai_completions.request_decoder import PROTOCOL, decode_each, prompts_of
+from llmproxy_asgi.translators.openai_completions.options import OPTIONS, PROTOCOL
+from llmproxy_asgi.translators.openai_completions.request_decoder import decode_each, prompts_of
 from llmproxy_asgi.translators.openai_completions.response_encoder import CompletionsStreamEncoder, encode_answer
 from llmproxy_asgi.translators.outline import Counted, Outline
 from llmproxy_asgi.wire.json_body import DEFAULT_BOUNDS, Bounds
 
-OUTLINE = Outline(COMPLETIONS_NAMES, Counted("prompt", "messages"))
+OUTLINE = Outline(COMPLETIONS_NAMES | OPTIONS.known, Counted("prompt", "messages"))
 
 
 class CompletionsInbound(OpenAIInbound):

@@ -13,10 +13,11 @@ from llmproxy_asgi.errors import UpstreamError
 from llmproxy_asgi.translators import refusals
 from llmproxy_asgi.translators.base import Headers, InboundRequest, StreamDecoder, Upstream, UpstreamRequest
 from llmproxy_asgi.translators.openai.errors import decode_error
-from llmproxy_asgi.translators.openai.options import integer
+from llmproxy_asgi.translators.openai.fields import integer
 from llmproxy_asgi.translators.openai_chat.outbound import ChatOutbound
 from llmproxy_asgi.translators.openai_chat.passthrough import ChatScan
-from llmproxy_asgi.translators.openai_completions.request_decoder import PROTOCOL, prompts_of
+from llmproxy_asgi.translators.openai_completions.options import PROTOCOL
+from llmproxy_asgi.translators.openai_completions.request_decoder import prompts_of
 from llmproxy_asgi.translators.passthrough import PassthroughDecoder
 
 

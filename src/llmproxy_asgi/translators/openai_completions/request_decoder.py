@@ -4,44 +4,15 @@ No limit on the answer's length is made up where the caller names none. The vend
 for models that continue text at once; those that think first would have nothing left to say.
 """
 
-from collections.abc import Mapping
-from typing import Final
-
 import msgspec
 
 import llmproxy_asgi.conversation as ir
 from llmproxy_asgi.translators import refusals
 from llmproxy_asgi.translators.base import InboundRequest
+from llmproxy_asgi.translators.codec.options import Raw
 from llmproxy_asgi.translators.fields import Node, missing
-from llmproxy_asgi.translators.openai.options import boolean, integer, number, others, stops, string
-
-PROTOCOL: Final = "openai-completions"
-
-_MOST_CANDIDATES = 128
-_KNOWN = frozenset(
-    {
-        "model",
-        "prompt",
-        "suffix",
-        "max_tokens",
-        "temperature",
-        "top_p",
-        "n",
-        "stream",
-        "stream_options",
-        "logprobs",
-        "echo",
-        "stop",
-        "presence_penalty",
-        "frequency_penalty",
-        "best_of",
-        "logit_bias",
-        "seed",
-        "user",
-    }
-)
-
-Raw = Mapping[str, msgspec.Raw]
+from llmproxy_asgi.translators.openai.fields import boolean, integer, string
+from llmproxy_asgi.translators.openai_completions.options import OPTIONS, PROTOCOL
 
 
 def prompts_of(raw: Raw) -> list[Node]:
@@ -74,22 +45,18 @@ def prompts_of(raw: Raw) -> list[Node]:
 def decode_each(inbound_request: InboundRequest) -> tuple[ir.Request, ...]:
     """A request for each prompt."""
     raw = inbound_request.raw
-    unknown = others(raw, _KNOWN)
     texts = [_text(prompt) for prompt in prompts_of(raw)]
-    candidates = integer(raw, "n", low=1, high=_MOST_CANDIDATES) or 1
-    _refuse_what_only_completions_have(raw, candidates)
+    options = OPTIONS.decode(raw)
+    _refuse_what_only_completions_have(raw, options.get("candidates", 1))
+    if options.get("max_output_tokens") == 0:
+        raise refusals.empty_response(inbound_request.model)
     shared = ir.Request(
         protocol=PROTOCOL,
         model=inbound_request.model,
         messages=(),
-        sampling=_sampling(raw),
-        max_output_tokens=_max_tokens(raw, inbound_request.model),
-        stop=stops(raw),
-        candidates=candidates,
         stream=inbound_request.stream,
         include_usage=inbound_request.include_usage,
-        end_user=string(raw, "user"),
-        extras={PROTOCOL: unknown} if unknown else ir.EMPTY,
+        **options,
     )
     turns = (ir.Message(role="user", parts=(ir.Text(text=text),)) for text in texts)
     return tuple(msgspec.structs.replace(shared, messages=(turn,)) for turn in turns)
@@ -119,22 +86,3 @@ def _refuse_what_only_completions_have(raw: Raw, candidates: int) -> None:
     for param, wanted in asked.items():
         if wanted:
             raise refusals.completions_only(param)
-
-
-def _sampling(raw: Raw) -> ir.Sampling:
-    bias = Node.of(raw, "logit_bias")
-    return ir.Sampling(
-        temperature=number(raw, "temperature", 0, 2),
-        top_p=number(raw, "top_p", 0, 1),
-        seed=integer(raw, "seed"),
-        frequency_penalty=number(raw, "frequency_penalty", -2, 2),
-        presence_penalty=number(raw, "presence_penalty", -2, 2),
-        logit_bias={key: node.number(-100, 100) for key, node in bias.items()} if bias else None,
-    )
-
-
-def _max_tokens(raw: Raw, model: str) -> int | None:
-    tokens = integer(raw, "max_tokens", low=0)
-    if tokens == 0:
-        raise refusals.empty_response(model)
-    return tokens

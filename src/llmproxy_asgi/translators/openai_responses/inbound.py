@@ -13,11 +13,12 @@ import llmproxy_asgi.conversation as ir
 from llmproxy_asgi.errors import BadRequest
 from llmproxy_asgi.translators.base import Headers, InboundRequest, StreamEncoder
 from llmproxy_asgi.translators.fields import Node, missing
+from llmproxy_asgi.translators.openai.fields import ARRAY, BOOLEAN, NUMBER, OBJECT, STRING, Outside, check_outsides
 from llmproxy_asgi.translators.openai.foreign_bodies import reopen
 from llmproxy_asgi.translators.openai.inbound import OpenAIInbound
-from llmproxy_asgi.translators.openai.options import ARRAY, BOOLEAN, NUMBER, OBJECT, STRING, Outside, check_outsides
 from llmproxy_asgi.translators.openai.outline import CONVERSATION_NAMES
 from llmproxy_asgi.translators.openai_responses.mappings import PROTOCOL
+from llmproxy_asgi.translators.openai_responses.options import OPTIONS
 from llmproxy_asgi.translators.openai_responses.request_decoder import decode_request
 from llmproxy_asgi.translators.openai_responses.state import decode_state
 from llmproxy_asgi.translators.openai_responses.stream_encoder import ResponsesStreamEncoder, encode_answer
@@ -43,7 +44,9 @@ _OUTSIDES: Mapping[str, Outside] = {
     "top_p": NUMBER,
 }
 """The allowed first bytes of values; checked for passthrough requests as well."""
-OUTLINE = Outline(CONVERSATION_NAMES, Counted("input", "messages"), Counted("tools", "tools", within=("tools",)))
+OUTLINE = Outline(
+    CONVERSATION_NAMES | OPTIONS.known, Counted("input", "messages"), Counted("tools", "tools", within=("tools",))
+)
 _OTHER = "openai-chat"
 _NULL = ord("n")
 _TRUE = ord("t")

@@ -9,8 +9,8 @@ from typing import Any, cast
 import llmproxy_asgi.conversation as ir
 from llmproxy_asgi.conversation import JSONObject
 from llmproxy_asgi.translators.fields import Node
+from llmproxy_asgi.translators.openai.fields import Raw, boolean
 from llmproxy_asgi.translators.openai.mappings import cache_mark
-from llmproxy_asgi.translators.openai.options import Raw, boolean
 from llmproxy_asgi.translators.openai_responses.mappings import PROTOCOL, WEB_SEARCH
 from llmproxy_asgi.translators.tool_schemas import distinct
 
