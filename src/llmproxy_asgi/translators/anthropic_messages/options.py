@@ -4,31 +4,13 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import llmproxy_asgi.conversation as ir
+import llmproxy_asgi.translators.codec.options as codec
 from llmproxy_asgi.capabilities import Effort
 from llmproxy_asgi.conversation import JSONObject
 from llmproxy_asgi.translators.anthropic_messages.message_decoder import decode_mark
 from llmproxy_asgi.translators.anthropic_messages.message_encoder import cache_control
 from llmproxy_asgi.translators.anthropic_messages.schema import PROTOCOL
-from llmproxy_asgi.translators.codec.options import (
-    ELSEWHERE,
-    TEXT,
-    TEXTS,
-    Decoding,
-    Encoding,
-    Rule,
-    Table,
-    describe_format,
-    effort,
-    integer,
-    limit,
-    number,
-    outputs,
-    requested_effort,
-    several_candidates,
-    stops,
-    stored_response,
-    words,
-)
+from llmproxy_asgi.translators.codec.options import ELSEWHERE, Decoding, Encoding, Rule, Table
 from llmproxy_asgi.translators.fields import Node
 from llmproxy_asgi.translators.strict_schemas import ANTHROPIC, NotStrict, strict_form
 
@@ -37,6 +19,7 @@ _MIN_BUDGET = 1024
 
 _EFFORTS: tuple[Effort, ...] = ("low", "medium", "high", "xhigh", "max")
 """The efforts that Anthropic's API has."""
+_EFFORT = codec.words({effort: effort for effort in _EFFORTS})
 _BUDGETS: Mapping[Effort, int] = {
     "minimal": 1024,
     "low": 1024,
@@ -66,11 +49,12 @@ _THINKING_BLOCKS = frozenset({"thinking", "redacted_thinking"})
 
 def thinks(encoding: Encoding) -> bool:
     """Return whether thinking is requested of the upstream."""
-    return encoding.fields.get("thinking", ir.EMPTY).get("type") in {"adaptive", "enabled"}
+    thinking = encoding.fields.get("thinking")
+    return thinking is not None and thinking["type"] != "disabled"
 
 
 def _takes_sampling(encoding: Encoding) -> bool:
-    return encoding.capabilities.sampling == "any" and not thinks(encoding)
+    return encoding.capabilities.sampling == "any" and ("thinking" not in encoding.fields or not thinks(encoding))
 
 
 def _takes_top_p(encoding: Encoding) -> bool:
@@ -81,7 +65,7 @@ def _takes_top_p(encoding: Encoding) -> bool:
 def _encode_limit(wanted: int | None, encoding: Encoding) -> int:
     """Encode the limit, which Anthropic requires: the caller's, else the model's."""
     if wanted is not None:
-        return limit(wanted, encoding)
+        return codec.limit(wanted, encoding)
     ceiling = encoding.capabilities.max_output_tokens
     default = encoding.capabilities.default_max_output_tokens or ceiling or _DEFAULT_MAX_TOKENS
     return min(default, ceiling) if ceiling else default
@@ -108,7 +92,7 @@ def _decode_thinking(node: Node, decoding: Decoding) -> ir.ReasoningOptions | No
 def _encode_reasoning(options: ir.ReasoningOptions, encoding: Encoding) -> JSONObject | None:
     """Encode an effort or a budget, never both."""
     capabilities, losses = encoding.capabilities, encoding.losses
-    wanted = requested_effort(options)
+    wanted = codec.requested_effort(options)
     if wanted is None and options.budget_tokens is None and options.visible == "hidden":
         return None
     if not capabilities.efforts:
@@ -118,13 +102,13 @@ def _encode_reasoning(options: ir.ReasoningOptions, encoding: Encoding) -> JSONO
     if wanted == "none":
         if capabilities.thinking_off:
             return {"type": "disabled"}
-        encoding.put("output_config.effort", effort("none", encoding, _EFFORTS))
+        encoding.put("output_config.effort", codec.effort("none", encoding, _EFFORTS))
         return None
     has_budget = (options.budget_tokens or 0) > 0 and options.effort is None
     if capabilities.thinking == "budget" or (capabilities.thinking == "both" and has_budget):
         return _budget(options, wanted, encoding)
     if wanted is not None:
-        encoding.put("output_config.effort", effort(wanted, encoding, _EFFORTS))
+        encoding.put("output_config.effort", codec.effort(wanted, encoding, _EFFORTS))
     display = _DISPLAYS.get(options.visible or ("summary" if encoding.request.protocol in _SHOWS_REASONING else ""))
     return {"type": "adaptive", **({"display": display} if display else {})}
 
@@ -177,7 +161,7 @@ def _encode_format(kind: str, encoding: Encoding) -> JSONObject | None:
         else:
             encoding.losses.add(*(f"dropped:response_format.{key}" for key in form.described))
             return {"type": "json_schema", "schema": form.schema}
-    describe_format(encoding)
+    codec.describe_format(encoding)
     return None
 
 
@@ -215,20 +199,24 @@ def _decode_choice(node: Node, _: Decoding) -> ir.ToolChoice:
 OPTIONS = Table(
     PROTOCOL,
     [
-        Rule("candidates", refuse=several_candidates),
-        Rule("output.modalities", refuse=outputs("text")),
-        Rule("continues", refuse=stored_response),
+        Rule("candidates", refuse=codec.several_candidates),
+        Rule("output.modalities", refuse=codec.outputs("text")),
+        Rule("continues", refuse=codec.stored_response),
         Rule("tool_choice", "tool_choice", decode=_decode_choice, encode=ELSEWHERE),
-        Rule("max_output_tokens", "max_tokens", integer(0), encode=_encode_limit, always=True),
+        Rule("max_output_tokens", "max_tokens", codec.integer(0), encode=_encode_limit, always=True),
         Rule("reasoning", "thinking", decode=_decode_thinking, encode=_encode_reasoning),
-        Rule("reasoning.effort", "output_config.effort", words({each: each for each in _EFFORTS}), encode=ELSEWHERE),
+        Rule(
+            "reasoning.effort", "output_config.effort", codec.words({each: each for each in _EFFORTS}), encode=ELSEWHERE
+        ),
         Rule("output.kind", "output_config.format", decode=_decode_format, encode=_encode_format),
-        Rule("sampling.temperature", "temperature", number(0, 1), needs=_takes_sampling),
-        Rule("sampling.top_p", "top_p", number(0, 1), needs=_takes_top_p),
-        Rule("sampling.top_k", "top_k", integer(0), needs=_takes_sampling),
-        Rule("stop", "stop_sequences", TEXTS, encode=stops(accepts=str.strip)),  # Anthropic refuses blank ones
+        Rule("sampling.temperature", "temperature", codec.number(0, 1), needs=_takes_sampling),
+        Rule("sampling.top_k", "top_k", codec.integer(0), needs=_takes_sampling),
+        Rule("sampling.top_p", "top_p", codec.number(0, 1), needs=_takes_top_p),
+        Rule(
+            "stop", "stop_sequences", codec.TEXTS, encode=codec.stops(accepts=str.strip)
+        ),  # Anthropic refuses blank ones
         Rule("service_tier", ("speed", "service_tier"), decode=_decode_tier, encode=_encode_tier),
-        Rule("end_user", "metadata.user_id", TEXT),
+        Rule("end_user", "metadata.user_id", codec.TEXT),
         Rule("cache", "cache_control", decode=_decode_cache, encode=_encode_cache),
     ],
     beside=("model", "messages", "system", "stream", "tools"),

@@ -43,8 +43,9 @@ def encode_request(request: ir.Request, upstream: Upstream) -> UpstreamRequest:
     body |= tool_encoder.write(encoding)
     body |= options
     _limit_marks(body, [*tool_encoder.marked, *message_encoder.marked], losses)
-    losses.add(*unsaid_extras(request, PROTOCOL))
-    merge_extras(body, request.extras.get(PROTOCOL, {}))
+    if request.extras:
+        losses.add(*unsaid_extras(request, PROTOCOL))
+        merge_extras(body, request.extras.get(PROTOCOL, {}))
     if request.stream:
         body["stream"] = True
     return UpstreamRequest(

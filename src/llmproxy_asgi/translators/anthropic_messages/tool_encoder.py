@@ -15,12 +15,12 @@ from llmproxy_asgi.translators.anthropic_messages import client_tools, server_to
 from llmproxy_asgi.translators.anthropic_messages.message_encoder import cache_control
 from llmproxy_asgi.translators.anthropic_messages.options import thinks
 from llmproxy_asgi.translators.anthropic_messages.schema import PROTOCOL
-from llmproxy_asgi.translators.codec.options import Encoding, tool_choice
+from llmproxy_asgi.translators.codec.options import Encoding
 from llmproxy_asgi.translators.custom_tools import emulated_description, emulated_parameters
 from llmproxy_asgi.translators.losses import Losses
 from llmproxy_asgi.translators.names import Renamer
 from llmproxy_asgi.translators.strict_schemas import ANTHROPIC, NotStrict, strict_form
-from llmproxy_asgi.translators.tool_choices import chosen
+from llmproxy_asgi.translators.tool_choices import chosen, tool_choice
 from llmproxy_asgi.translators.tool_schemas import object_root, refuse_unseen
 
 TOOL_NAME = re.compile(r"[a-zA-Z0-9_-]{1,128}")

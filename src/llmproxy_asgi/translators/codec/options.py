@@ -6,9 +6,9 @@ can't express. Tables are compiled at import; a request costs only the options t
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import attrgetter
-from typing import Any, Final, TypeAlias
+from typing import Annotated, Any, Final, TypeAlias
 
 import msgspec
 
@@ -21,7 +21,6 @@ from llmproxy_asgi.translators.efforts import effort_of_budget, nearest_effort
 from llmproxy_asgi.translators.fields import Node
 from llmproxy_asgi.translators.losses import Losses, refuse_missing_part
 from llmproxy_asgi.translators.stop_sequences import emulate_stops
-from llmproxy_asgi.translators.tool_choices import plain_choice
 
 Raw: TypeAlias = Mapping[str, msgspec.Raw]
 Decode: TypeAlias = Callable[[Any, "Decoding"], Any]
@@ -52,6 +51,10 @@ _ALL: Final = tuple(
 _NAMES: Final = {"max_output_tokens": "max_tokens", "candidates": "n"}
 """Options that warnings name differently."""
 _ALWAYS: Final = object()
+"""Differs from every value."""
+
+
+# ── rules ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,24 +62,25 @@ class Form:
     """The form of a value on the wire."""
 
     decode: Decode
-    encode: Callable[[Any], Any]
-    """Returns the nearest value that the protocol has; None: it has none."""
-    clamps: bool = False
+    encode: Callable[[Any], Any] | None = None
+    """Returns None for a value that the protocol lacks; if absent, values are sent as they are."""
+    bounds: tuple[float, float] | None = None
+    """Other numbers are clamped to these for upstreams."""
+    type: Any = None
+    """The type of valid values for `msgspec`, which reads them faster than `decode`."""
+    mapping: Mapping[str, Any] | None = None
+    """The meaning of words."""
 
 
 def number(low: float, high: float) -> Form:
     """A number within inclusive bounds."""
-
-    def decode(node: Node, _: "Decoding") -> float:
-        value = node.value
-        return value if type(value) is float and low <= value <= high else node.number(low, high)
-
-    return Form(decode, lambda value: min(max(value, low), high), clamps=True)
+    checked = Annotated[float, msgspec.Meta(ge=low, le=high)]
+    return Form(lambda node, _: node.number(low, high), bounds=(float(low), float(high)), type=checked)
 
 
 def integer(low: int | None = None, high: int | None = None) -> Form:
     """A whole number within inclusive bounds; those of callers only, because upstreams check their own."""
-    return Form(lambda node, _: node.integer(low, high), lambda value: value)
+    return Form(lambda node, _: node.integer(low, high), type=Annotated[int, msgspec.Meta(ge=low, le=high)])
 
 
 def words(mapping: Mapping[str, Any]) -> Form:
@@ -85,12 +89,12 @@ def words(mapping: Mapping[str, Any]) -> Form:
     sent: dict[Any, str] = {}
     for word, value in mapping.items():
         sent.setdefault(value, word)
-    return Form(lambda node, _: mapping[node.choice(known)], sent.get)
+    return Form(lambda node, _: mapping[node.choice(known)], sent.get, type=str, mapping=mapping)
 
 
-TEXT = Form(lambda node, _: node.text() or None, lambda value: value)
+TEXT = Form(lambda node, _: node.text() or None, type=str)
 """A string; an empty one is not set."""
-BOOLEAN = Form(lambda node, _: node.boolean(), lambda value: value)
+BOOLEAN = Form(lambda node, _: node.boolean(), type=bool)
 TEXTS = Form(lambda node, _: tuple(entry.text() for entry in node.array()), list)
 EFFORT = words({effort: effort for effort in EFFORTS})
 METADATA = Form(lambda node, _: {key: value.text() for key, value in node.items()}, dict)
@@ -108,7 +112,7 @@ class Rule:
     needs: str | Callable[["Encoding"], bool] | None = None
     """The capability without which the option is dropped with a warning."""
     decode: Decode | None = None
-    """Instead of `form`."""
+    """Instead of `form`; called once for an option with several fields, which it finds with `Decoding.get`."""
     encode: Encode | None = None
     """Instead of `form`."""
     refuse: Refuse | None = None
@@ -121,10 +125,17 @@ class Rule:
         """Return the paths of its fields."""
         return (self.wire,) if isinstance(self.wire, str) else self.wire
 
-    @property
-    def name(self) -> str:
-        """Return the name in warnings."""
-        return _NAMES.get(self.option, self.option.rpartition(".")[2])
+
+def within(name: str, *rules: Rule) -> Iterable[Rule]:
+    """Return rules whose fields are in an object."""
+    return (replace(rule, wire=tuple(f"{name}.{wire}" for wire in rule.wires)) for rule in rules)
+
+
+def ELSEWHERE(_value: Any, _encoding: "Encoding") -> None:  # noqa: N802 -- a mark in tables
+    """Mark an option that another rule encodes."""
+
+
+# ── requests ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 class Decoding:
@@ -151,6 +162,18 @@ class Decoding:
         """Keep fields of an object that have no option."""
         if fields:
             self.extras[parent] = {**self.extras.get(parent, {}), **fields}
+
+    def arguments(self, protocol: str) -> dict[str, Any]:
+        """Return the arguments of `ir.Request`."""
+        found: dict[str, Any] = {"extras": {protocol: self.extras}} if self.extras else {}
+        groups: dict[str, dict[str, Any]] = {}
+        for option, value in self.values.items():
+            group, _, name = option.rpartition(".")
+            (groups.setdefault(group, {}) if group else found)[name] = value
+        for group, values in groups.items():
+            if group not in found:
+                found[group] = _GROUPS[group](**values)
+        return found
 
 
 class Encoding:
@@ -189,6 +212,9 @@ class Encoding:
         return self.capabilities.format_with_tools or not self.request.tools
 
 
+# ── tables ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
 class Table:
     """The options of one protocol.
 
@@ -198,7 +224,8 @@ class Table:
         beside: The top-level fields that are decoded elsewhere.
         unwarned: Options without a rule that are dropped without a warning.
         node: How values are read.
-        spell: Returns a key in the spelling of the rules.
+        other: Returns the other spelling of a field; `spell` returns the first one.
+        spell: Returns a field in the spelling of the rules.
         forgets: Objects whose unknown members are not kept.
     """
 
@@ -210,31 +237,33 @@ class Table:
         beside: Iterable[str],
         unwarned: Collection[str] = (),
         node: type[Node] = Node,
-        spell: Callable[[str], str] | None = None,
+        other: Callable[[str], str] = str,
+        spell: Callable[[str], str] = str,
         forgets: Collection[str] = (),
     ) -> None:
         rules = tuple(rules)
         self._protocol = protocol
         self._node = node
         self._spell = spell
-        self._forgets = forgets
-        self._readers: dict[str, Any] = dict.fromkeys(beside)
-        for rule in rules:
-            decode = rule.decode or (rule.form.decode if rule.form else None)
-            for wire in rule.wires if decode else ():
-                parent, _, name = wire.rpartition(".")
-                readers = self._readers.setdefault(parent, {}) if parent else self._readers
-                readers[name] = (rule.option, decode, rule.wires if len(rule.wires) > 1 else None)
-        self.known = frozenset(self._readers)
+        self._fields: dict[str, Any] = {}
+        for name in beside:
+            self._fields[name] = self._fields[other(name)] = None
+        for rule, wire in ((each, wire) for each in rules for wire in each.wires if each.decode or each.form):
+            parent, _, name = wire.rpartition(".")
+            fields = self._fields
+            if parent:
+                fields = fields.setdefault(parent, _Object(parent, {}, keeps=parent not in forgets)).fields
+                self._fields[other(parent)] = self._fields[parent]
+            fields[name] = fields[other(name)] = _Field(rule, wire)
+        self.known = frozenset(self._fields)
         """The top-level fields that this protocol's requests are decoded from."""
-        self._refusals = [
-            (attrgetter(rule.option), _default(rule.option), rule.refuse) for rule in rules if rule.refuse
-        ]
-        has = {rule.option for rule in rules} | set(unwarned)
+        has = {rule.option for rule in rules}.union(unwarned)
         lacks = [Rule(option) for option in _ALL if option not in has and option.partition(".")[0] not in has]
-        encoded = [(rule, encode) for rule in (*lacks, *rules) if (encode := _encoder(rule)) is not None]
-        self._values = attrgetter(*(rule.option for rule, _ in encoded))
-        self._encoders = [(_ALWAYS if rule.always else _default(rule.option), encode) for rule, encode in encoded]
+        encoded = [rule for rule in (*lacks, *rules) if _encodes(rule)]
+        self._values = attrgetter(*(rule.option for rule in encoded))
+        self._unset = [_ALWAYS if rule.always else _default(rule) for rule in encoded]
+        self._encoders = [_Encoder(rule) for rule in encoded]
+        self._refusals = [(attrgetter(rule.option), _default(rule), rule.refuse) for rule in rules if rule.refuse]
 
     def decode(self, raw: Raw) -> dict[str, Any]:
         """Decode a caller's options and extras: the arguments of `ir.Request`.
@@ -243,51 +272,37 @@ class Table:
             BadRequest: A field is invalid; `param` names it.
         """
         decoding = Decoding(raw, self._node)
-        readers, spell = self._readers, self._spell
-        for key in raw:
-            name = spell(key) if spell else key
-            reader = readers.get(name, ())
-            if reader is None:
+        fields = self._fields
+        for key, found in raw.items():
+            field = fields.get(key, _UNKNOWN)
+            if field is None or (field.read is not None and field.take(found, decoding.values)):
                 continue
             node = self._node.of(raw, key)
             if node is None:
                 continue
-            if type(reader) is dict:
-                self._decode_object(name, reader, node, decoding)
-            elif reader:
-                _read(reader, node, decoding)
+            if type(field) is _Field:
+                field.decode(node, decoding)
+            elif field is _UNKNOWN:
+                decoding.extras[self._spell(key)] = node.value
             else:
-                decoding.extras[name] = node.value
-        return self._assembled(decoding)
+                self._decode_object(field, node, decoding)
+        return decoding.arguments(self._protocol)
 
-    def _decode_object(self, name: str, readers: Mapping[str, Any], node: Node, decoding: Decoding) -> None:
-        spell = self._spell
-        decoding.objects[name] = node
+    def _decode_object(self, found: "_Object", node: Node, decoding: Decoding) -> None:
+        decoding.objects[found.name] = node
         rest: JSONObject = {}
         for key, value in node.object().items():
+            field = found.fields.get(key)
             if value is None:
                 continue
-            inner = spell(key) if spell else key
-            reader = readers.get(inner)
-            if reader is not None:
-                _read(reader, node.need(inner), decoding)
+            if field is None:
+                rest[self._spell(key)] = value
+            elif field.bounds is not None and type(value) is float and field.bounds[0] <= value <= field.bounds[1]:
+                decoding.values[field.option] = value
             else:
-                rest[inner] = value
-        if name not in self._forgets:
-            decoding.keep(name, rest)
-
-    def _assembled(self, decoding: Decoding) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        groups: dict[str, dict[str, Any]] = {}
-        for option, value in decoding.values.items():
-            group, _, name = option.rpartition(".")
-            (groups.setdefault(group, {}) if group else found)[name] = value
-        for group, values in groups.items():
-            if group not in found:
-                found[group] = _GROUPS[group](**values)
-        if decoding.extras:
-            found["extras"] = {self._protocol: decoding.extras}
-        return found
+                field.decode(node.need(self._spell(key)), decoding)
+        if found.keeps:
+            decoding.keep(found.name, rest)
 
     def refuse(self, request: ir.Request, capabilities: Capabilities) -> None:
         """Refuse options that can't be dropped without changing the response.
@@ -298,7 +313,7 @@ class Table:
         refuse_missing_part(request, self._protocol)
         for get, unset, refuse in self._refusals:
             value = get(request)
-            if value != unset and (refusal := refuse(value, request, capabilities)) is not None:
+            if value is not unset and (refusal := refuse(value, request, capabilities)) is not None:
                 raise refusal
 
     def encode(self, encoding: Encoding) -> JSONObject:
@@ -307,59 +322,109 @@ class Table:
         Raises:
             Unsupported: As `refuse`.
         """
-        for value, (unset, encode) in zip(self._values(encoding.request), self._encoders, strict=True):
-            if value != unset:
-                encode(value, encoding)
-        return encoding.fields
+        fields, losses = encoding.fields, encoding.losses
+        for value, unset, encoder in zip(self._values(encoding.request), self._unset, self._encoders, strict=True):
+            if value is unset or value == unset:
+                continue
+            if encoder.accepts is not None and not encoder.accepts(encoding):
+                losses.add(encoder.dropped)
+                continue
+            sent = value
+            if encoder.special is not None:
+                sent = encoder.special(value, encoding)
+            elif encoder.convert is not None and (sent := encoder.convert(value)) is None:
+                losses.add(encoder.dropped)
+            elif encoder.bounds is not None and not encoder.bounds[0] <= value <= encoder.bounds[1]:
+                sent = encoder.bounds[value > encoder.bounds[0]]
+                losses.add(encoder.clamped)
+            if sent is not None:
+                (fields.setdefault(encoder.parent, {}) if encoder.parent else fields)[encoder.name] = sent
+        return fields
 
 
-def _read(reader: tuple[str, Decode, tuple[str, ...] | None], node: Node, decoding: Decoding) -> None:
-    option, decode, wires = reader
-    if wires is None:
-        value = decode(node, decoding)
-        if value is not None:
-            decoding.values[option] = value
-    elif option not in decoding.values:
-        for wire in wires:
-            found = decoding.get(wire)
-            value = decode(found, decoding) if found is not None else None
+class _Field:
+    """A rule, compiled for one of its fields."""
+
+    __slots__ = ("_decode", "_first", "_mapping", "_wires", "bounds", "option", "read")
+
+    def __init__(self, rule: Rule, wire: str) -> None:
+        form = rule.form
+        self.option = rule.option
+        self.bounds = form.bounds if form and not rule.decode else None
+        self.read = msgspec.json.Decoder(form.type).decode if form and form.type and not rule.decode else None
+        self._decode: Any = rule.decode or (form.decode if form else None)
+        self._mapping = form.mapping if form else None
+        self._first = wire == rule.wires[0]
+        self._wires = rule.wires if rule.decode and len(rule.wires) > 1 else (wire,)
+
+    def take(self, found: msgspec.Raw, values: dict[str, Any]) -> bool:
+        """Take a valid value; return False for another one."""
+        assert self.read is not None
+        try:
+            value = self.read(found)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            return False
+        if self._mapping is not None:
+            value = self._mapping.get(value)
+        if value is None or value == "":
+            return False
+        if self._first or self.option not in values:
+            values[self.option] = value
+        return True
+
+    def decode(self, node: Any, decoding: Decoding) -> None:
+        """Decode a node; of an option with several fields and a function, only once."""
+        values = decoding.values
+        if self.option in values and (len(self._wires) > 1 or not self._first):
+            return
+        for wire in self._wires:
+            found = node if len(self._wires) == 1 else decoding.get(wire)
+            value = self._decode(found, decoding) if found is not None else None
             if value is not None:
-                decoding.values[option] = value
+                values[self.option] = value
                 return
 
 
-def _default(option: str) -> Any:
-    return attrgetter(option)(_DEFAULTS)
+class _Object:
+    """An object that holds options."""
+
+    __slots__ = ("fields", "keeps", "name")
+    read = None
+
+    def __init__(self, name: str, fields: dict[str, _Field], *, keeps: bool) -> None:
+        self.name = name
+        self.fields = fields
+        self.keeps = keeps
 
 
-def _encoder(rule: Rule) -> Callable[[Any, Encoding], None] | None:
-    """Return the encoder of a rule; None for one that only decodes or refuses."""
-    wire, dropped, clamped = (rule.wires or ("",))[0], f"dropped:{rule.name}", f"clamped:{rule.name}"
-    parent, _, name = wire.rpartition(".")
-    taken = attrgetter(f"capabilities.{rule.needs}") if isinstance(rule.needs, str) else rule.needs
-    special, form = rule.encode, rule.form
-    if special is ELSEWHERE or (special is None and form is None and (rule.decode or rule.refuse)):
-        return None
-
-    def encode(value: Any, encoding: Encoding) -> None:
-        if taken is not None and not taken(encoding):
-            encoding.losses.add(dropped)
-            return
-        if special is not None:
-            sent = special(value, encoding)
-        elif form is None or (sent := form.encode(value)) is None:
-            encoding.losses.add(dropped)
-            return
-        elif form.clamps and sent != value:
-            encoding.losses.add(clamped)
-        if sent is not None:
-            (encoding.fields.setdefault(parent, {}) if parent else encoding.fields)[name] = sent
-
-    return encode
+_UNKNOWN: Final = _Object("", {}, keeps=False)
 
 
-def ELSEWHERE(_value: Any, _encoding: Encoding) -> None:  # noqa: N802 -- a mark in tables
-    """Mark an option that another rule encodes."""
+class _Encoder:
+    """A rule, compiled for upstreams."""
+
+    __slots__ = ("accepts", "bounds", "clamped", "convert", "dropped", "name", "parent", "special")
+
+    def __init__(self, rule: Rule) -> None:
+        form, name = rule.form, _NAMES.get(rule.option, rule.option.rpartition(".")[2])
+        self.accepts = attrgetter(f"capabilities.{rule.needs}") if isinstance(rule.needs, str) else rule.needs
+        self.special = rule.encode
+        self.convert = form.encode if form else _nothing
+        self.bounds = form.bounds if form else None
+        self.dropped, self.clamped = f"dropped:{name}", f"clamped:{name}"
+        self.parent, _, self.name = (rule.wires or ("",))[0].rpartition(".")
+
+
+def _encodes(rule: Rule) -> bool:
+    return rule.encode is not ELSEWHERE and bool(rule.encode or rule.form or not (rule.decode or rule.refuse))
+
+
+def _default(rule: Rule) -> Any:
+    return attrgetter(rule.option)(_DEFAULTS)
+
+
+def _nothing(_: Any) -> None:
+    """Encode an option that the protocol lacks."""
 
 
 # ── functions for rules ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -384,8 +449,9 @@ def stops(most: int | None = None, accepts: Callable[[str], Any] = bool) -> Enco
 
     def encode(wanted: Sequence[str], encoding: Encoding) -> list[str] | None:
         stops = list(dict.fromkeys(filter(None, wanted)))
-        native = [stop for stop in stops if accepts(stop)][:most] if encoding.capabilities.stops else []
-        encoding.stop = emulate_stops([stop for stop in stops if stop not in native], encoding.losses)
+        native = list(filter(accepts, stops))[:most] if encoding.capabilities.stops else []
+        if len(native) < len(stops):
+            encoding.stop = emulate_stops([stop for stop in stops if stop not in native], encoding.losses)
         return native or None
 
     return encode
@@ -400,6 +466,8 @@ def requested_effort(options: ir.ReasoningOptions) -> Effort | None:
 
 def effort(wanted: Effort, encoding: Encoding, levels: Sequence[Effort] = EFFORTS) -> Effort:
     """Return the effort nearest below the wanted one that the model and the vendor's field have, else their lowest."""
+    if wanted in encoding.capabilities.efforts and wanted in levels:
+        return wanted
     offered = tuple(level for level in encoding.capabilities.efforts if level in levels)
     nearest = nearest_effort(wanted, offered or tuple(levels)) or wanted
     if nearest != wanted:
@@ -417,21 +485,6 @@ def describe_format(encoding: Encoding) -> None:
     schema = msgspec.json.encode(output.schema or {}).decode()
     encoding.instruction = JSON_LINE if output.kind == "json" else _SCHEMA_LINE + schema
     encoding.losses.add("emulated:response_format")
-
-
-def tool_choice(request: ir.Request, losses: Losses, *, can_force: bool) -> ir.ToolChoice:
-    """Return the tool choice as the model supports it.
-
-    Args:
-        request: The request.
-        losses: Receives the warning.
-        can_force: Whether the model can be forced to call a tool.
-    """
-    choice = plain_choice(request)
-    if choice.mode != "required" or can_force:
-        return choice
-    losses.add("downgraded:tool_choice")
-    return msgspec.structs.replace(choice, mode="auto", given=True)
 
 
 def no_tokens(wanted: int, request: ir.Request, _: Capabilities) -> Unsupported | None:
@@ -456,6 +509,6 @@ def outputs(*accepted: str) -> Refuse:
     return refuse
 
 
-def stored_response(_: str, __: ir.Request, ___: Capabilities) -> Unsupported:
+def stored_response(wanted: str, _: ir.Request, __: Capabilities) -> Unsupported | None:
     """Refuse the continuation of a stored response."""
-    return refusals.no_stored_responses()
+    return refusals.no_stored_responses() if wanted else None

@@ -3,30 +3,14 @@
 from collections.abc import Mapping, Sequence
 
 import llmproxy_asgi.conversation as ir
+import llmproxy_asgi.translators.codec.options as codec
 from llmproxy_asgi.capabilities import Effort
 from llmproxy_asgi.conversation import JSONObject
 from llmproxy_asgi.translators import refusals
-from llmproxy_asgi.translators.codec.options import (
-    ELSEWHERE,
-    TEXTS,
-    Decoding,
-    Encoding,
-    Rule,
-    Table,
-    describe_format,
-    effort,
-    integer,
-    limit,
-    no_tokens,
-    number,
-    outputs,
-    requested_effort,
-    stops,
-    stored_response,
-)
+from llmproxy_asgi.translators.codec.options import ELSEWHERE, Decoding, Encoding, Rule, Table
 from llmproxy_asgi.translators.gemini.json_schemas import UnsupportedSchema, from_gemini_schema, to_gemini_schema
 from llmproxy_asgi.translators.gemini.mappings import TIERS_IN, TIERS_OUT
-from llmproxy_asgi.translators.gemini.proto import ProtoNode, camel
+from llmproxy_asgi.translators.gemini.proto import ProtoNode, camel, snake
 from llmproxy_asgi.translators.gemini.schema import PROTOCOL
 
 _MAX_STOP_SEQUENCES = 5
@@ -46,6 +30,9 @@ _MODES = ("MODE_UNSPECIFIED", "AUTO", "ANY", "NONE", "VALIDATED")
 _SHOWS_REASONING = frozenset({"openai-chat", "openai-responses", "anthropic-messages"})
 """Other protocols whose clients get readable reasoning if they request thinking."""
 _CONFIG = "generationConfig"
+_LOGPROBS = ("responseLogprobs", "logprobs")
+_FORMAT = ("responseJsonSchema", "responseSchema", "responseMimeType")
+_TOP_K = codec.Form(lambda node, _: int(node.number(0)))
 
 
 def _takes_sampling(encoding: Encoding) -> bool:
@@ -60,7 +47,7 @@ def _encode_seed(seed: int, encoding: Encoding) -> int:
 
 
 def _decode_logprobs(_: ProtoNode, decoding: Decoding) -> int | None:
-    wanted, count = decoding.get(f"{_CONFIG}.responseLogprobs"), decoding.get(f"{_CONFIG}.logprobs")
+    wanted, count = (decoding.get(f"{_CONFIG}.{name}") for name in _LOGPROBS)
     if not (wanted and wanted.boolean()):
         return None
     return count.integer(0, _MAX_LOGPROBS) if count else 0
@@ -78,9 +65,7 @@ def _encode_logprobs(count: int, encoding: Encoding) -> bool:
 
 
 def _decode_format(_: ProtoNode, decoding: Decoding) -> str:
-    mime, schema, gemini_schema = (
-        decoding.get(f"{_CONFIG}.{name}") for name in ("responseMimeType", "responseJsonSchema", "responseSchema")
-    )
+    schema, gemini_schema, mime = (decoding.get(f"{_CONFIG}.{name}") for name in _FORMAT)
     media_type = mime.text() if mime else "text/plain"
     if media_type == "text/x.enum":
         decoding.keep(_CONFIG, {"responseMimeType": media_type})
@@ -97,7 +82,7 @@ def _encode_format(kind: str, encoding: Encoding) -> JSONObject | None:
     if native and kind == "json":
         return None
     if not native or not encoding.capabilities.structured_output:
-        describe_format(encoding)
+        codec.describe_format(encoding)
         return None
     try:
         return to_gemini_schema(encoding.request.output.schema or {}, encoding.losses)
@@ -139,7 +124,7 @@ def _decode_thinking(node: ProtoNode, _: Decoding) -> ir.ReasoningOptions:
 def _encode_thinking(options: ir.ReasoningOptions, encoding: Encoding) -> JSONObject | None:
     """Encode a level or a budget, never both, and whether to include thoughts."""
     capabilities = encoding.capabilities
-    wanted = requested_effort(options)
+    wanted = codec.requested_effort(options)
     if not capabilities.efforts:
         if wanted not in {None, "none"} or (options.budget_tokens or 0) < 0:
             encoding.losses.add("dropped:reasoning_effort")
@@ -149,7 +134,7 @@ def _encode_thinking(options: ir.ReasoningOptions, encoding: Encoding) -> JSONOb
         budget = _budget(options, encoding)
         config = {} if budget is None else {"thinkingBudget": budget}
     elif wanted is not None:
-        config = {"thinkingLevel": effort(wanted, encoding, _LEVELS).upper()}
+        config = {"thinkingLevel": codec.effort(wanted, encoding, _LEVELS).upper()}
     visible = options.visible
     if visible is None and encoding.request.protocol in _SHOWS_REASONING:
         visible = "summary"
@@ -202,48 +187,36 @@ def _decode_choice(node: ProtoNode, decoding: Decoding) -> ir.ToolChoice | None:
 OPTIONS = Table(
     PROTOCOL,
     [
-        Rule("continues", refuse=stored_response),
+        Rule("continues", refuse=codec.stored_response),
         Rule("tool_choice", "toolConfig.functionCallingConfig", decode=_decode_choice, encode=ELSEWHERE),
-        Rule("sampling.temperature", "generationConfig.temperature", number(0, 2), needs=_takes_sampling),
-        Rule("sampling.top_p", "generationConfig.topP", number(0, 1), needs=_takes_sampling),
-        Rule("sampling.presence_penalty", "generationConfig.presencePenalty", number(-2, 2)),
-        Rule("sampling.frequency_penalty", "generationConfig.frequencyPenalty", number(-2, 2)),
-        Rule(
-            "sampling.top_k",
-            "generationConfig.topK",
-            integer(),
-            needs=_takes_sampling,
-            decode=lambda node, _: int(node.number(0)),
+        *codec.within(
+            _CONFIG,
+            Rule("sampling.temperature", "temperature", codec.number(0, 2), needs=_takes_sampling),
+            Rule("sampling.top_p", "topP", codec.number(0, 1), needs=_takes_sampling),
+            Rule("sampling.presence_penalty", "presencePenalty", codec.number(-2, 2)),
+            Rule("sampling.frequency_penalty", "frequencyPenalty", codec.number(-2, 2)),
+            Rule("sampling.top_k", "topK", _TOP_K, needs=_takes_sampling),
+            Rule("sampling.logit_bias"),
+            Rule("sampling.seed", "seed", codec.integer(-_SEEDS, _SEEDS - 1), encode=_encode_seed),
+            Rule("sampling.logprobs", _LOGPROBS, decode=_decode_logprobs, encode=_encode_logprobs),
+            Rule("max_output_tokens", "maxOutputTokens", codec.integer(1), encode=codec.limit, refuse=codec.no_tokens),
+            Rule("stop", "stopSequences", codec.TEXTS, encode=codec.stops(_MAX_STOP_SEQUENCES)),
+            Rule("candidates", "candidateCount", codec.integer(1, 8)),
+            Rule("output.kind", _FORMAT, decode=_decode_format, encode=_encode_format),
+            Rule(
+                "output.modalities",
+                "responseModalities",
+                decode=_decode_modalities,
+                encode=_encode_modalities,
+                refuse=codec.outputs("text", "image", "audio", "video"),
+            ),
+            Rule("reasoning", "thinkingConfig", decode=_decode_thinking, encode=_encode_thinking),
         ),
-        Rule("sampling.logit_bias"),
-        Rule("sampling.seed", "generationConfig.seed", integer(-_SEEDS, _SEEDS - 1), encode=_encode_seed),
-        Rule(
-            "sampling.logprobs",
-            ("generationConfig.responseLogprobs", "generationConfig.logprobs"),
-            decode=_decode_logprobs,
-            encode=_encode_logprobs,
-        ),
-        Rule("max_output_tokens", "generationConfig.maxOutputTokens", integer(1), encode=limit, refuse=no_tokens),
-        Rule("stop", "generationConfig.stopSequences", TEXTS, encode=stops(_MAX_STOP_SEQUENCES)),
-        Rule("candidates", "generationConfig.candidateCount", integer(1, 8)),
-        Rule(
-            "output.kind",
-            tuple(f"generationConfig.{name}" for name in ("responseJsonSchema", "responseSchema", "responseMimeType")),
-            decode=_decode_format,
-            encode=_encode_format,
-        ),
-        Rule(
-            "output.modalities",
-            "generationConfig.responseModalities",
-            decode=_decode_modalities,
-            encode=_encode_modalities,
-            refuse=outputs("text", "image", "audio", "video"),
-        ),
-        Rule("reasoning", "generationConfig.thinkingConfig", decode=_decode_thinking, encode=_encode_thinking),
         Rule("service_tier", "serviceTier", decode=_decode_tier, encode=_encode_tier),
     ],
     beside=("contents", "systemInstruction", "tools", "model"),
     unwarned=("cache", "end_user", "metadata", "store"),
     node=ProtoNode,
+    other=snake,
     spell=camel,
 )

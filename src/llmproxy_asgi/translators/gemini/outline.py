@@ -71,7 +71,7 @@ _SCHEMAS = frozenset({"responseSchema", "responseJsonSchema", "schema"})
 
 
 OUTLINE = Outline(
-    both_spellings(*OPTIONS.known, "safetySettings", "cachedContent", "labels", "store", "generateContentRequest"),
+    OPTIONS.known.union(both_spellings("safetySettings", "cachedContent", "labels", "store", "generateContentRequest")),
     Counted("contents", "messages"),
     Counted("tools", "tools", within=("functionDeclarations", "function_declarations")),
 )

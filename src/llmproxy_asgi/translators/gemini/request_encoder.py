@@ -40,8 +40,9 @@ def encode_request(request: ir.Request, upstream: Upstream) -> UpstreamRequest:
     body["contents"] = message_encoder.contents
     body |= tool_encoder.write()
     body |= options
-    merge_extras(body, request.extras.get(PROTOCOL, {}))
-    losses.add(*unsaid_extras(request, PROTOCOL))
+    if request.extras:
+        merge_extras(body, request.extras.get(PROTOCOL, {}))
+        losses.add(*unsaid_extras(request, PROTOCOL))
     return UpstreamRequest(
         body=msgspec.json.encode(body),
         stream=request.stream,

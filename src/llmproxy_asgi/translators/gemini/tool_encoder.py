@@ -7,14 +7,13 @@ import llmproxy_asgi.conversation as ir
 from llmproxy_asgi.conversation import JSONObject
 from llmproxy_asgi.translators import refusals
 from llmproxy_asgi.translators.base import Upstream
-from llmproxy_asgi.translators.codec.options import tool_choice
 from llmproxy_asgi.translators.custom_tools import emulated_description, emulated_parameters
 from llmproxy_asgi.translators.gemini.json_schemas import UnsupportedSchema, to_gemini_parameters
 from llmproxy_asgi.translators.gemini.mappings import SERVER_TOOLS_OUT
 from llmproxy_asgi.translators.gemini.schema import PROTOCOL
 from llmproxy_asgi.translators.losses import Losses
 from llmproxy_asgi.translators.names import Renamer
-from llmproxy_asgi.translators.tool_choices import chosen, plain_choice
+from llmproxy_asgi.translators.tool_choices import chosen, plain_choice, tool_choice
 from llmproxy_asgi.translators.tool_schemas import refuse_unseen
 
 TOOL_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_.:-]{0,127}")

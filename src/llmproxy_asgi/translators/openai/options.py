@@ -4,23 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import llmproxy_asgi.conversation as ir
+import llmproxy_asgi.translators.codec.options as codec
 from llmproxy_asgi.capabilities import Effort
 from llmproxy_asgi.conversation import JSONObject
-from llmproxy_asgi.translators.codec.options import (
-    JSON_LINE,
-    TEXT,
-    Decoding,
-    Encode,
-    Encoding,
-    Form,
-    Rule,
-    describe_format,
-    effort,
-    integer,
-    number,
-    requested_effort,
-    words,
-)
+from llmproxy_asgi.translators.codec.options import Decoding, Encoding, Rule
 from llmproxy_asgi.translators.fields import Node
 from llmproxy_asgi.translators.names import derived
 from llmproxy_asgi.translators.openai.json_schemas import answer_schema
@@ -35,9 +22,11 @@ _LIFETIMES = ("5m", "30m", "1h", "12h", "24h")
 
 def takes_sampling(encoding: Encoding) -> bool:
     """Return whether the model accepts sampling values; some do if they don't reason."""
-    fields, sampling = encoding.fields, encoding.capabilities.sampling
-    sent = fields.get("reasoning_effort") or fields.get("reasoning", ir.EMPTY).get("effort")
-    return sampling == "any" or (sampling == "unless_thinking" and sent == "none")
+    sampling = encoding.capabilities.sampling
+    if sampling != "unless_thinking":
+        return sampling == "any"
+    fields = encoding.fields
+    return "none" in {fields.get("reasoning_effort"), fields.get("reasoning", ir.EMPTY).get("effort")}
 
 
 def takes_more(encoding: Encoding) -> bool:
@@ -57,19 +46,19 @@ def _decode_stop(node: Node, _: Decoding) -> tuple[str, ...]:
     return (node.value,) if type(node.value) is str else tuple(entry.text() for entry in node.array())
 
 
-TEMPERATURE = Rule("sampling.temperature", "temperature", number(0, 2), needs=takes_sampling)
-TOP_P = Rule("sampling.top_p", "top_p", number(0, 1), needs=takes_sampling)
-FREQUENCY_PENALTY = Rule("sampling.frequency_penalty", "frequency_penalty", number(-2, 2), needs=takes_more)
-PRESENCE_PENALTY = Rule("sampling.presence_penalty", "presence_penalty", number(-2, 2), needs=takes_more)
-SEED = Rule("sampling.seed", "seed", integer())
+TEMPERATURE = Rule("sampling.temperature", "temperature", codec.number(0, 2), needs=takes_sampling)
+TOP_P = Rule("sampling.top_p", "top_p", codec.number(0, 1), needs=takes_sampling)
+FREQUENCY_PENALTY = Rule("sampling.frequency_penalty", "frequency_penalty", codec.number(-2, 2), needs=takes_more)
+PRESENCE_PENALTY = Rule("sampling.presence_penalty", "presence_penalty", codec.number(-2, 2), needs=takes_more)
+SEED = Rule("sampling.seed", "seed", codec.integer())
 LOGIT_BIAS = Rule(
     "sampling.logit_bias",
     "logit_bias",
-    Form(lambda node, _: {key: value.number(-100, 100) for key, value in node.items()}, dict),
+    codec.Form(lambda node, _: {key: value.number(-100, 100) for key, value in node.items()}, dict),
     needs=takes_more,
 )
-STOP = Form(_decode_stop, list)
-VERBOSITY = words({word: word for word in ("low", "medium", "high")})
+STOP = codec.Form(_decode_stop, list)
+VERBOSITY = codec.words({word: word for word in ("low", "medium", "high")})
 
 
 # ── output and reasoning ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -103,14 +92,14 @@ def encode_format(kind: str, encoding: Encoding, protocol: str) -> JSONObject | 
         json_mode = {"type": "json_object"}
     if kind == "json":
         if json_mode is None:
-            describe_format(encoding)
+            codec.describe_format(encoding)
         elif request.protocol != protocol and not mentions_json(request):
-            encoding.instruction = JSON_LINE  # the vendor refuses JSON mode without a mention of JSON
+            encoding.instruction = codec.JSON_LINE  # the vendor refuses JSON mode without a mention of JSON
         return json_mode
     output = request.output
     found = answer_schema(output, request, capabilities, encoding.losses)
     if found is None:
-        describe_format(encoding)
+        codec.describe_format(encoding)
         return json_mode if (output.schema or ir.EMPTY).get("type", "object") == "object" else None
     form: JSONObject = {"type": "json_schema", "name": output.name or "response", "schema": found.schema}
     if output.description is not None:
@@ -122,13 +111,13 @@ def encode_format(kind: str, encoding: Encoding, protocol: str) -> JSONObject | 
 
 def encode_effort(options: ir.ReasoningOptions, encoding: Encoding) -> Effort | None:
     """Encode the effort, also that of a budget."""
-    wanted = requested_effort(options)
+    wanted = codec.requested_effort(options)
     if wanted is None:
         return None
     if not encoding.capabilities.efforts:
         encoding.losses.add("dropped:reasoning_effort")
         return None
-    return effort(wanted, encoding)
+    return codec.effort(wanted, encoding)
 
 
 # ── service ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -140,7 +129,7 @@ def _encode_end_user(user: str, encoding: Encoding) -> None:
     encoding.fields[field] = user if len(user) <= _LONGEST_END_USER else derived("user_", user, size=59)
 
 
-END_USER = Rule("end_user", ("safety_identifier", "user"), TEXT, encode=_encode_end_user)
+END_USER = Rule("end_user", ("safety_identifier", "user"), codec.TEXT, encode=_encode_end_user)
 
 
 def _decode_cache(_: Node, decoding: Decoding) -> None:
@@ -154,7 +143,7 @@ def _decode_cache(_: Node, decoding: Decoding) -> None:
         decoding.values["cache.lifetime"] = "24h"
 
 
-def cache_rules(lifetimes: Mapping[Any, Any], encode_key: Encode | None = None) -> tuple[Rule, Rule]:
+def cache_rules(lifetimes: Mapping[Any, Any], encode_key: codec.Encode | None = None) -> tuple[Rule, Rule]:
     """Return the rules of prompt caching.
 
     Args:
@@ -169,6 +158,6 @@ def cache_rules(lifetimes: Mapping[Any, Any], encode_key: Encode | None = None) 
         return options if cache.lifetime is None else {**options, "ttl": lifetimes[cache.lifetime]}
 
     return (
-        Rule("cache.key", "prompt_cache_key", TEXT, encode=encode_key),
+        Rule("cache.key", "prompt_cache_key", codec.TEXT, encode=encode_key),
         Rule("cache", ("prompt_cache_options", "prompt_cache_retention"), decode=_decode_cache, encode=encode),
     )

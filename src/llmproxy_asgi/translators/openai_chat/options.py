@@ -4,32 +4,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import llmproxy_asgi.conversation as ir
+import llmproxy_asgi.translators.codec.options as codec
 from llmproxy_asgi.conversation import JSONObject
 from llmproxy_asgi.errors import BadRequest
-from llmproxy_asgi.translators.codec.options import (
-    BOOLEAN,
-    EFFORT,
-    ELSEWHERE,
-    METADATA,
-    TEXTS,
-    Decoding,
-    Encoding,
-    Rule,
-    Table,
-    integer,
-    limit,
-    no_tokens,
-    outputs,
-    stops,
-    stored_response,
-    words,
-)
+from llmproxy_asgi.translators.codec.options import ELSEWHERE, Decoding, Encoding, Rule, Table
 from llmproxy_asgi.translators.fields import Node
 from llmproxy_asgi.translators.openai import options as shared
 from llmproxy_asgi.translators.openai.mappings import TIER_IN
 from llmproxy_asgi.translators.openai_chat.mappings import PROTOCOL
 
 _MOST_STOPS = 4
+_OUTPUTS = codec.outputs("text", "audio")
 _LIFETIMES = dict.fromkeys(("5m", "30m", "1h", "12h", "24h"), "30m")
 
 
@@ -63,7 +48,7 @@ def _encode_logprobs(count: int, encoding: Encoding) -> bool:
 
 
 def _encode_limit(wanted: int, encoding: Encoding) -> None:
-    encoding.fields[encoding.capabilities.max_tokens_field] = limit(wanted, encoding)
+    encoding.fields[encoding.capabilities.max_tokens_field] = codec.limit(wanted, encoding)
 
 
 # ── output, reasoning and cache ──────────────────────────────────────────────────────────────────────────────────────
@@ -92,7 +77,7 @@ def _encode_modalities(wanted: Sequence[str], encoding: Encoding) -> list[str] |
 def _decode_reasoning(node: Node, decoding: Decoding) -> ir.ReasoningOptions:
     """Decode the effort, OpenRouter's `reasoning` or Anthropic's `thinking`."""
     if node.path == "reasoning_effort":
-        return ir.ReasoningOptions(effort=EFFORT.decode(node, decoding))
+        return ir.ReasoningOptions(effort=codec.EFFORT.decode(node, decoding))
     if node.path == "thinking":
         budget = node.get("budget_tokens")
         if node.need("type").choice(("enabled", "disabled", "adaptive")) == "disabled":
@@ -100,7 +85,7 @@ def _decode_reasoning(node: Node, decoding: Decoding) -> ir.ReasoningOptions:
         return ir.ReasoningOptions(budget_tokens=budget.integer(1) if budget else None)
     effort, tokens, exclude = node.get("effort"), node.get("max_tokens"), node.get("exclude")
     return ir.ReasoningOptions(
-        effort=EFFORT.decode(effort, decoding) if effort else None,
+        effort=codec.EFFORT.decode(effort, decoding) if effort else None,
         budget_tokens=tokens.integer(0) if tokens and not effort else None,
         visible="hidden" if exclude and exclude.boolean() else None,
     )
@@ -153,7 +138,7 @@ def _chosen(node: Node) -> str:
 OPTIONS = Table(
     PROTOCOL,
     [
-        Rule("continues", refuse=stored_response),
+        Rule("continues", refuse=codec.stored_response),
         Rule(
             "tool_choice",
             ("tool_choice", "function_call", "parallel_tool_calls", "functions"),
@@ -162,7 +147,13 @@ OPTIONS = Table(
         ),
         Rule("output.verbosity", "verbosity", shared.VERBOSITY, needs="verbosity"),
         Rule("output.kind", "response_format", decode=_decode_format, encode=_encode_format),
-        Rule("output.modalities", "modalities", TEXTS, encode=_encode_modalities, refuse=outputs("text", "audio")),
+        Rule(
+            "output.modalities",
+            "modalities",
+            codec.TEXTS,
+            encode=_encode_modalities,
+            refuse=codec.outputs("text", "audio"),
+        ),
         Rule(
             "reasoning",
             ("reasoning_effort", "thinking", "reasoning"),
@@ -173,7 +164,7 @@ OPTIONS = Table(
         shared.TOP_P,
         shared.FREQUENCY_PENALTY,
         shared.PRESENCE_PENALTY,
-        Rule("sampling.top_k", "top_k", integer(), needs=_same_protocol, decode=_decode_top_k),
+        Rule("sampling.top_k", "top_k", codec.integer(), needs=_same_protocol, decode=_decode_top_k),
         shared.SEED,
         shared.LOGIT_BIAS,
         Rule(
@@ -186,17 +177,17 @@ OPTIONS = Table(
         Rule(
             "max_output_tokens",
             ("max_completion_tokens", "max_tokens"),
-            integer(1),
+            codec.integer(1),
             encode=_encode_limit,
-            refuse=no_tokens,
+            refuse=codec.no_tokens,
         ),
-        Rule("stop", "stop", shared.STOP, encode=stops(_MOST_STOPS)),
-        Rule("candidates", "n", integer(1)),
+        Rule("stop", "stop", shared.STOP, encode=codec.stops(_MOST_STOPS)),
+        Rule("candidates", "n", codec.integer(1)),
         shared.END_USER,
-        Rule("metadata", "metadata", METADATA),
-        Rule("service_tier", "service_tier", words(TIER_IN)),
+        Rule("metadata", "metadata", codec.METADATA),
+        Rule("service_tier", "service_tier", codec.words(TIER_IN)),
         *shared.cache_rules(_LIFETIMES, _encode_cache_key),
-        Rule("store", "store", BOOLEAN, encode=ELSEWHERE),
+        Rule("store", "store", codec.BOOLEAN, encode=ELSEWHERE),
     ],
     beside=("model", "messages", "stream", "stream_options", "tools", "web_search_options"),
 )

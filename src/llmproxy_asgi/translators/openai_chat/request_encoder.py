@@ -55,8 +55,9 @@ class ChatRequestEncoder:
         body |= OPTIONS.encode(encoding)
         if encoding.instruction:
             self._add_instruction(encoding.instruction, messages)
-        merge_extras(body, request.extras.get(PROTOCOL, ir.EMPTY))
-        self._losses.add(*unsaid_extras(request, PROTOCOL))
+        if request.extras:
+            merge_extras(body, request.extras.get(PROTOCOL, ir.EMPTY))
+            self._losses.add(*unsaid_extras(request, PROTOCOL))
         if request.stream:
             body["stream"] = True
             if self._can.stream_usage:

@@ -2,7 +2,8 @@
 
 from typing import Final
 
-from llmproxy_asgi.translators.codec.options import TEXT, Rule, Table, integer
+import llmproxy_asgi.translators.codec.options as codec
+from llmproxy_asgi.translators.codec.options import Rule, Table
 from llmproxy_asgi.translators.openai import options as shared
 
 PROTOCOL: Final = "openai-completions"
@@ -17,10 +18,10 @@ OPTIONS = Table(
         shared.FREQUENCY_PENALTY,
         shared.PRESENCE_PENALTY,
         shared.LOGIT_BIAS,
-        Rule("max_output_tokens", "max_tokens", integer(0)),
+        Rule("max_output_tokens", "max_tokens", codec.integer(0)),
         Rule("stop", "stop", shared.STOP),
-        Rule("candidates", "n", integer(1, _MOST_CANDIDATES)),
-        Rule("end_user", "user", TEXT),
+        Rule("candidates", "n", codec.integer(1, _MOST_CANDIDATES)),
+        Rule("end_user", "user", codec.TEXT),
     ],
     beside=("model", "prompt", "stream", "stream_options", "suffix", "logprobs", "echo", "best_of"),
 )

@@ -3,28 +3,12 @@
 from typing import Literal
 
 import llmproxy_asgi.conversation as ir
+import llmproxy_asgi.translators.codec.options as codec
 from llmproxy_asgi.capabilities import Capabilities
 from llmproxy_asgi.conversation import JSONObject
 from llmproxy_asgi.errors import Unsupported
 from llmproxy_asgi.translators import refusals
-from llmproxy_asgi.translators.codec.options import (
-    BOOLEAN,
-    EFFORT,
-    ELSEWHERE,
-    METADATA,
-    TEXT,
-    Decoding,
-    Encoding,
-    Rule,
-    Table,
-    integer,
-    limit,
-    no_tokens,
-    outputs,
-    several_candidates,
-    stops,
-    words,
-)
+from llmproxy_asgi.translators.codec.options import ELSEWHERE, Decoding, Encoding, Rule, Table
 from llmproxy_asgi.translators.fields import Node
 from llmproxy_asgi.translators.openai import options as shared
 from llmproxy_asgi.translators.openai.mappings import MARK_LIFETIMES
@@ -117,13 +101,13 @@ def _decode_background(node: Node, decoding: Decoding) -> None:
 OPTIONS = Table(
     PROTOCOL,
     [
-        Rule("candidates", refuse=several_candidates),
-        Rule("output.modalities", refuse=outputs("text")),
+        Rule("candidates", refuse=codec.several_candidates),
+        Rule("output.modalities", refuse=codec.outputs("text")),
         Rule("tool_choice", ("tool_choice", "parallel_tool_calls"), decode=_decode_choice, encode=ELSEWHERE),
         Rule("output.kind", "text.format", decode=shared.decode_format, encode=_encode_format),
         Rule("output.verbosity", "text.verbosity", shared.VERBOSITY, needs="verbosity"),
         Rule("reasoning", "reasoning", encode=_encode_reasoning, always=True),
-        Rule("reasoning.effort", "reasoning.effort", EFFORT, encode=ELSEWHERE),
+        Rule("reasoning.effort", "reasoning.effort", codec.EFFORT, encode=ELSEWHERE),
         Rule(
             "reasoning.visible",
             ("reasoning.summary", "reasoning.generate_summary"),
@@ -142,17 +126,17 @@ OPTIONS = Table(
         Rule(
             "max_output_tokens",
             "max_output_tokens",
-            integer(1),
-            encode=lambda wanted, encoding: limit(wanted, encoding, LEAST_OUTPUT),
-            refuse=no_tokens,
+            codec.integer(1),
+            encode=lambda wanted, encoding: codec.limit(wanted, encoding, LEAST_OUTPUT),
+            refuse=codec.no_tokens,
         ),
         shared.END_USER,
-        Rule("metadata", "metadata", METADATA),
-        Rule("service_tier", "service_tier", words(TIER_IN)),
+        Rule("metadata", "metadata", codec.METADATA),
+        Rule("service_tier", "service_tier", codec.words(TIER_IN)),
         *shared.cache_rules(MARK_LIFETIMES),
-        Rule("continues", "previous_response_id", TEXT, refuse=_refuse_stored),
-        Rule("store", "store", BOOLEAN, encode=_encode_store, always=True),
-        Rule("stop", encode=stops(0)),
+        Rule("continues", "previous_response_id", codec.TEXT, refuse=_refuse_stored),
+        Rule("store", "store", codec.BOOLEAN, encode=_encode_store, always=True),
+        Rule("stop", encode=codec.stops(0)),
         Rule("extras", "truncation", decode=_decode_truncation, encode=ELSEWHERE),
         Rule("extras", "background", decode=_decode_background, encode=ELSEWHERE),
     ],

@@ -64,8 +64,9 @@ class ResponsesRequestEncoder:
         body |= options
         if encoding.instruction:
             self._add_instruction(encoding.instruction, items)
-        self._losses.add(*unsaid_extras(request, PROTOCOL))
-        merge_extras(body, {key: value for key, value in self._own.items() if key not in _MERGED})
+        if request.extras:
+            self._losses.add(*unsaid_extras(request, PROTOCOL))
+            merge_extras(body, {key: value for key, value in self._own.items() if key not in _MERGED})
         if include:
             body["include"] = list(dict.fromkeys(include))
         if request.stream:
