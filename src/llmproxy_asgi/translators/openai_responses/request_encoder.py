@@ -41,7 +41,7 @@ class ResponsesRequestEncoder:
         self._can = upstream.capabilities
         self._losses = Losses()
         self._items = ResponsesItemEncoder(request, upstream, self._losses)
-        self._tools = ResponsesToolEncoder(request, upstream, self._items, self._losses)
+        self._tools = ResponsesToolEncoder(request, self._can, self._items.names, self._items.emulated, self._losses)
         self._own: Mapping[str, Any] = request.extras.get(PROTOCOL, {})
         self._body: JSONObject = {}
 
