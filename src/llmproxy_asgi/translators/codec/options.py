@@ -7,7 +7,8 @@ can't express. Tables are compiled at import; a request costs only the options t
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from operator import attrgetter
+from itertools import compress
+from operator import attrgetter, is_not
 from typing import Annotated, Any, Final, TypeAlias
 
 import msgspec
@@ -261,9 +262,10 @@ class Table:
         lacks = [Rule(option) for option in _ALL if option not in has and option.partition(".")[0] not in has]
         encoded = [rule for rule in (*lacks, *rules) if _encodes(rule)]
         self._values = attrgetter(*(rule.option for rule in encoded))
-        self._unset = [_ALWAYS if rule.always else _default(rule) for rule in encoded]
+        self._defaults = tuple(_ALWAYS if rule.always else _default(rule) for rule in encoded)
         self._encoders = [_Encoder(rule) for rule in encoded]
-        self._refusals = [(attrgetter(rule.option), _default(rule), rule.refuse) for rule in rules if rule.refuse]
+        self._indices = range(len(encoded))
+        self._refusals = [(attrgetter(each.option), _default(each), each.refuse) for each in rules if each.refuse]
 
     def decode(self, raw: Raw) -> dict[str, Any]:
         """Decode a caller's options and extras: the arguments of `ir.Request`.
@@ -323,8 +325,10 @@ class Table:
             Unsupported: As `refuse`.
         """
         fields, losses = encoding.fields, encoding.losses
-        for value, unset, encoder in zip(self._values(encoding.request), self._unset, self._encoders, strict=True):
-            if value is unset or value == unset:
+        values, defaults = self._values(encoding.request), self._defaults
+        for index in compress(self._indices, map(is_not, values, defaults)):  # most options are not set
+            value, encoder = values[index], self._encoders[index]
+            if value == defaults[index]:
                 continue
             if encoder.accepts is not None and not encoder.accepts(encoding):
                 losses.add(encoder.dropped)

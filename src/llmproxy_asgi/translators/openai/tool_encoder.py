@@ -27,6 +27,8 @@ class OpenAIToolEncoder(ABC):
     """
 
     protocol: ClassVar[str]
+    _unenforced: ClassVar[Mapping[str, Any]] = ir.EMPTY
+    """The fields of a function without a strict schema."""
 
     def __init__(
         self, request: ir.Request, capabilities: Capabilities, names: Renamer, emulated: set[str], losses: Losses
@@ -66,27 +68,29 @@ class OpenAIToolEncoder(ABC):
         if not self._can.tools:
             raise refusals.no_tools(self._request.model)
         fields: JSONObject = {"name": self._outward(tool)}
-        emulated = tool.kind == "custom" and not self._can.custom_tools
-        about = emulated_description(tool) if emulated else tool.description
-        if about is not None:
-            fields["description"] = about
-        if emulated:
-            self._losses.add("emulated:custom_tool")
-            self._emulated.add(fields["name"])
-            return self._entry("function", {**fields, "parameters": emulated_parameters(), **self._unenforced})
         if tool.kind == "custom":
-            if tool.grammar is not None:
-                rules = {"syntax": tool.grammar.syntax, "definition": tool.grammar.definition}
-                fields["format"] = self._entry("grammar", rules)
-            return self._entry("custom", fields)
+            return self._custom(tool, fields)
+        if tool.description is not None:
+            fields["description"] = tool.description
         fields["parameters"], given = function_parameters(tool, self._request, self._can, self._losses)
         strict = self._strict(given) if self._can.strict_tools else None
         if strict is not None:
             fields["strict"] = strict
         return self._entry("function", fields)
 
-    _unenforced: ClassVar[Mapping[str, Any]] = ir.EMPTY
-    """The fields of a function without a strict schema."""
+    def _custom(self, tool: ir.Tool, fields: JSONObject) -> JSONObject:
+        """Encode a custom tool, or a function of one string in its place, whose description has the grammar."""
+        about = tool.description if self._can.custom_tools else emulated_description(tool)
+        if about is not None:
+            fields["description"] = about
+        if not self._can.custom_tools:
+            self._losses.add("emulated:custom_tool")
+            self._emulated.add(fields["name"])
+            return self._entry("function", {**fields, "parameters": emulated_parameters(), **self._unenforced})
+        if tool.grammar is not None:
+            rules = {"syntax": tool.grammar.syntax, "definition": tool.grammar.definition}
+            fields["format"] = self._entry("grammar", rules)
+        return self._entry("custom", fields)
 
     def choose(self, tools: Sequence[JSONObject]) -> JSONObject:
         """Encode the tool choice; the fields contain `tools` if only fewer tools can express it."""
