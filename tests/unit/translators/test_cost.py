@@ -7,17 +7,20 @@ the code allows it. Who raises one should have measured what it costs: `make ben
 import functools
 import gc
 import itertools
+from datetime import UTC, datetime
 
 import msgspec
 import pytest
 
-from bench import streams
+from bench import streams, traffic
 from bench.calls import Calls
 from bench.streams import Kind, Pair, Protocol
+from llmproxy_asgi.translators.addresses import refuse_addresses
 from llmproxy_asgi.translators.registry import translator
 
 READ = 65536
 SLACK = 2
+_PROTOCOLS: dict[traffic.Wire, Protocol] = {"chat": "openai-chat", "messages": "anthropic-messages"}
 """Calls by which versions of Python may differ."""
 
 # By the upstream's protocol, then by the caller's. Each is the dearest of text, reasoning and tool arguments.
@@ -35,6 +38,8 @@ TOGETHER: dict[Protocol, dict[Protocol, int]] = {
 }
 MESSAGE: dict[Protocol, int] = {"openai-chat": 102, "openai-responses": 113, "anthropic-messages": 109, "gemini": 119}
 """By the caller's protocol, for the upstream that is dearest."""
+WHOLE: dict[traffic.Wire, int] = {"chat": 78, "messages": 381}
+"""By the caller's protocol, to a Chat upstream."""
 
 
 def feed_all(codec: streams.Codec, reads: list[bytes]) -> None:
@@ -99,6 +104,27 @@ def requested(caller: Protocol, upstream: Protocol, messages: int) -> int:
 
     work()  # what is made once in a process
     return Calls().during(work).all
+
+
+@pytest.mark.parametrize("wire", WHOLE)
+def test_a_whole_call_makes_few_calls(wire: traffic.Wire) -> None:
+    """The codecs make no more calls for a short request to a Chat upstream and its answer than they did."""
+    body, answer = traffic.request_payload(wire, "plain-1"), traffic.plain_answer()
+    caller, upstream = translator(_PROTOCOLS[wire]).inbound, translator("openai-chat").outbound
+
+    def work() -> None:
+        inbound_request = caller.open(body, headers={})
+        refuse_addresses(inbound_request, streams.UPSTREAM)
+        if wire == "chat":
+            upstream.passthrough_request(inbound_request, streams.UPSTREAM)
+            upstream.passthrough_response(answer, inbound_request, streams.UPSTREAM)
+        else:
+            sent = upstream.encode(caller.decode(inbound_request), streams.UPSTREAM)
+            decoded = upstream.decode(answer, sent, streams.UPSTREAM, received_at=datetime.now(UTC))
+            caller.encode(decoded, inbound_request)
+
+    work()  # what is made once in a process
+    assert Calls().during(work).all <= WHOLE[wire] * 1.05
 
 
 def test_nothing_is_collected_while_calls_are_counted() -> None:
