@@ -1,1 +1,1 @@
-"""Attempts: one target after another until one has something to say, and the clocks that bound each."""
+"""Execution: tries targets until one responds, within the limits and timeouts of each attempt."""

@@ -98,14 +98,14 @@ async def _diagnosis(pool: Pool, provider: Provider, credential: Credential) -> 
     )
     if listed.status in (401, 403):
         return _refused_key(_masked(listed, provider, credential))
-    asked = _masked(
+    response = _masked(
         await _ask(pool, provider, "POST", route.address, headers=headers, outbound=route.outbound),
         provider,
         credential,
     )
-    if asked.error is None:
-        return _judge_success(asked, route, provider)
-    return _judge_error(asked, asked.error, provider, route.address, listed=listed.status)
+    if response.error is None:
+        return _judge_success(response, route, provider)
+    return _judge_error(response, response.error, provider, route.address, listed=listed.status)
 
 
 async def _ask(

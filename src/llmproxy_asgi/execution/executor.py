@@ -513,8 +513,8 @@ class Executor:
             return _no_upstream()
         wait = min(map(self._cooldowns.seconds_left, cooldowns))
         if all(cooldown.asked for cooldown in cooldowns):
-            asked = f"Every upstream of this model has asked for a pause. Try again in {format_wait(wait)}."
-            return UpstreamRateLimited(asked, retry_after=wait)
+            message = f"Every upstream of this model has asked for a pause. Try again in {format_wait(wait)}."
+            return UpstreamRateLimited(message, retry_after=wait)
         return Unavailable("No upstream can serve this model now: try again later.", retry_after=wait)
 
 

@@ -4,7 +4,7 @@
 
     what failed                                         what cools down
     429, 5xx, a broken answer, a timeout                (credential, model): vendors limit and break per model
-    401, 403, 402, a spent quota, an account's limit    the credential
+    401, 403, 402, an exceeded quota, an account limit   the credential
     refused, DNS, TLS, no connection in time            the upstream: every credential and model of the provider
 
 A target is tried only when none of the three is cooling down. Decides nothing about calls.

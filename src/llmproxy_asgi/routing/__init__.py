@@ -1,1 +1,1 @@
-"""From the name a caller says to the targets that can serve it."""
+"""Routing: from the model name of a request to the targets that can serve it."""

@@ -1,4 +1,4 @@
-"""Queues by caller and by target: whose they are, what a reload finds again, and what is forgotten."""
+"""Queues by caller and by target: their owners, what a reload keeps, and what is evicted."""
 
 import asyncio
 from typing import Any
@@ -45,8 +45,8 @@ def admission(queues: AdmissionQueues, made: list[Provider]) -> TargetAdmission:
     return found
 
 
-async def test_each_owner_has_limits_of_its_own(clock: FakeClock) -> None:
-    """The same limits of two owners are two limits, and so are those of one name in two tenants."""
+async def test_each_owner_has_separate_limits(clock: FakeClock) -> None:
+    """Count equal limits of two owners separately, also of one name in two tenants."""
     queues = CallerQueues(clock)
     for owner in (ANN, BOB, Owner("user", "acme", "ann")):
         await admit(queues.queue(owner, ONE_A_MINUTE), 0)
@@ -55,8 +55,8 @@ async def test_each_owner_has_limits_of_its_own(clock: FakeClock) -> None:
         assert caught.value.retry_after == pytest.approx(60.0)
 
 
-async def test_idle_callers_are_forgotten(clock: FakeClock) -> None:
-    """Whatever number of callers ever came, only those are remembered whom it matters for."""
+async def test_idle_queues_are_evicted(clock: FakeClock) -> None:
+    """Keep only the queues that matter, however many callers there were."""
     queues = CallerQueues(clock)
     queues.queue(ANN, ONE_A_MINUTE).try_admit(0)
     for number in range(5_000):
@@ -64,12 +64,12 @@ async def test_idle_callers_are_forgotten(clock: FakeClock) -> None:
         clock.at += 1
         if number % 30 == 0:
             assert queues.queue(BOB, ONE_A_MINUTE).try_admit(0) is not None or number == 0
-            assert queues.queue(BOB, ONE_A_MINUTE).try_admit(0) is None, "was forgotten too early"
+            assert queues.queue(BOB, ONE_A_MINUTE).try_admit(0) is None, "was evicted too early"
             clock.at += 60
     assert len(queues) < 200
 
 
-async def test_a_caller_with_an_open_call_is_not_forgotten(clock: FakeClock) -> None:
+async def test_the_queue_of_a_running_call_is_kept(clock: FakeClock) -> None:
     """Keep a caller's slot while its call runs, however long it takes and however many others call meanwhile."""
     queues = CallerQueues(clock)
     limits = CallLimits(max_concurrency=1)
@@ -83,13 +83,13 @@ async def test_a_caller_with_an_open_call_is_not_forgotten(clock: FakeClock) -> 
 
 
 async def test_nothing_is_made_where_nothing_is_limited(clock: FakeClock) -> None:
-    """A plan without limits costs its calls one comparison with None."""
+    """Create nothing for a plan without limits."""
     assert AdmissionQueues(clock).targets(providers(a={}, b={"retry": {"attempts": 1}})) is None
     assert CallerLimits().call_limits is None
 
 
 async def test_a_provider_without_limits_takes_everything(clock: FakeClock) -> None:
-    """Beside one that has some, it hands out permits that mean nothing."""
+    """Admit calls without a limit, beside a provider with limits."""
     made = providers(free={}, bound={"max_concurrency": 1})
     one = admission(AdmissionQueues(clock), made)
     (free, _), (bound, credential) = places(*made)[0], places(*made)[2]
@@ -101,7 +101,7 @@ async def test_a_provider_without_limits_takes_everything(clock: FakeClock) -> N
 
 
 async def test_a_reload_keeps_the_state_of_unchanged_limits(clock: FakeClock) -> None:
-    """Keep the used allowance across a reload with a new provider object; start anew where limits changed."""
+    """Keep the used quota across a reload with a new provider object; start anew where limits changed."""
     queues = AdmissionQueues(clock)
     limits = {"rate_limit": {"requests_per_second": 0.1, "burst": 1}}
     before = providers(a=limits)
@@ -113,7 +113,7 @@ async def test_a_reload_keeps_the_state_of_unchanged_limits(clock: FakeClock) ->
 
 
 async def test_the_slots_of_a_provider_are_one_number_whatever_keys_it_has(clock: FakeClock) -> None:
-    """With a rate for each key the slots are still shared, also with a key that a reload brings."""
+    """Share slots among keys with separate rates, also with a key that a reload adds."""
     queues = AdmissionQueues(clock)
     limits = {"max_concurrency": 2, "rate_limit": {"requests_per_second": 100, "scope": "credential"}}
     before = providers(a=limits)
@@ -125,15 +125,15 @@ async def test_the_slots_of_a_provider_are_one_number_whatever_keys_it_has(clock
 
 
 async def test_a_key_that_two_providers_use_has_each_ones_limits(clock: FakeClock) -> None:
-    """Limits are a provider's: another one with the same secret has its own."""
+    """Limit providers separately, also with the same secret."""
     made = providers(a={"max_concurrency": 1}, b={"max_concurrency": 1})
     one = admission(AdmissionQueues(clock), made)
     taken = [one.try_admit(*place, 0) is not None for place in places(*made)]
     assert taken == [True, False, True, False]
 
 
-async def test_what_is_told_where_all_are_full(clock: FakeClock) -> None:
-    """The shortest wait; a rate is a 429, and where only other calls' ends make room, it is a 503."""
+async def test_the_error_where_all_are_at_their_limits(clock: FakeClock) -> None:
+    """Name the shortest wait; send 429 for a rate, and 503 if only the end of other calls adds capacity."""
     made = providers(
         slow={"rate_limit": {"requests_per_second": 0.01, "burst": 1}},
         quick={"rate_limit": {"requests_per_second": 0.1, "burst": 1}},
@@ -151,8 +151,8 @@ async def test_what_is_told_where_all_are_full(clock: FakeClock) -> None:
     assert unavailable.value.retry_after == 1.0
 
 
-async def test_waiting_for_the_first_to_have_room(clock: FakeClock) -> None:
-    """Whichever target is free first serves; the wait ends with its credential and a permit."""
+async def test_the_first_target_with_capacity_serves(clock: FakeClock) -> None:
+    """End the wait with the credential and a permit of the first target with capacity."""
     wait = {"rate_limit": {"requests_per_second": 1, "burst": 1, "queue_timeout": "10s"}}
     made = providers(a={"max_concurrency": 1, "rate_limit": {"queue_timeout": "10s"}}, b=wait)
     one = admission(AdmissionQueues(clock), made)
@@ -195,7 +195,7 @@ async def test_waiting_for_the_first_to_have_room(clock: FakeClock) -> None:
 async def test_a_refusal_names_the_limit_and_the_wait(
     clock: FakeClock, limits: dict[str, Any], tokens: int, message: str
 ) -> None:
-    """Of several limits the one that has to be waited for longest."""
+    """Name the limit with the longest wait."""
     called = CallerLimits(**limits).call_limits
     assert called is not None
     queue = CallerQueues(clock).queue(ANN, called)
@@ -207,7 +207,7 @@ async def test_a_refusal_names_the_limit_and_the_wait(
 
 
 async def test_a_full_provider_names_its_limit(clock: FakeClock) -> None:
-    """Callers learn that the limit is the gateway's, which one it is and how long it lasts."""
+    """Tell callers that the limit is the gateway's, which one it is, and how long to wait."""
     for block, message in (
         ({"rate_limit": {"requests_per_second": 2, "burst": 1}}, "(2 requests per second). Try again in 0.5 s."),
         ({"max_concurrency": 1}, "(1 call at once). Try again when a call has ended."),

@@ -1,4 +1,4 @@
-"""Queues: first come first served, bounded, exact, and nobody who leaves keeps anything."""
+"""Admission queues: first come first served, bounded, exact, and without leaks."""
 
 import asyncio
 from collections.abc import Callable
@@ -46,13 +46,13 @@ def queue(
 
 
 async def settle_down() -> None:
-    """Let everybody run who can."""
+    """Let every task run that can."""
     for _ in range(5):
         await asyncio.sleep(0)
 
 
 async def comes(*queues: AdmissionQueue, tokens: int = 0) -> Passing:
-    """Somebody comes, and stands in line if need be."""
+    """Start a call, which waits in the queues if necessary."""
     task = asyncio.create_task(admit_first(queues, tokens))
     await settle_down()
     return task
@@ -76,13 +76,13 @@ async def refused(task: Passing) -> NotAdmitted:
 
 
 def let(task: Passing) -> Permit:
-    """The permit of somebody who was let in."""
+    """Return the permit of an admitted call."""
     assert task.done(), "is still waiting"
     return task.result()[1]
 
 
-async def test_those_who_wait_are_let_in_in_their_order_and_on_time(clock: FakeClock) -> None:
-    """One passes, and the others follow at the rate, each at its own time and not a millisecond before."""
+async def test_waiting_calls_are_admitted_in_order_and_on_time(clock: FakeClock) -> None:
+    """Admit one call at once and the others at the rate, each exactly when it is due."""
     one = queue(clock, calls=(2, 1))
     tasks = [await comes(one) for _ in range(4)]
     assert [task.done() for task in tasks] == [True, False, False, False]
@@ -94,8 +94,8 @@ async def test_those_who_wait_are_let_in_in_their_order_and_on_time(clock: FakeC
     assert clock.alarms == 0, "a timer was left behind"
 
 
-async def test_nobody_passes_those_who_wait(clock: FakeClock) -> None:
-    """A call so small that there would be enough for it stands behind a large one."""
+async def test_no_call_overtakes_waiting_calls(clock: FakeClock) -> None:
+    """Queue a small call behind a large one, although there is capacity for it."""
     one = queue(clock, tokens=(10, 100))
     let(await comes(one, tokens=50))
     large = await comes(one, tokens=80)
@@ -109,8 +109,8 @@ async def test_nobody_passes_those_who_wait(clock: FakeClock) -> None:
     assert small.done()
 
 
-async def test_who_leaves_the_line_gives_the_place_back_at_once(clock: FakeClock) -> None:
-    """The next one takes it without any time passing, and nothing of the one who left was spent."""
+async def test_a_cancelled_wait_admits_the_next_call_at_once(clock: FakeClock) -> None:
+    """Admit the next call without any time passing, and charge nothing for the cancelled one."""
     one = queue(clock, tokens=(10, 100))
     let(await comes(one, tokens=100))
     first = await comes(one, tokens=90)
@@ -124,7 +124,7 @@ async def test_who_leaves_the_line_gives_the_place_back_at_once(clock: FakeClock
 
 
 async def test_an_admission_that_is_cancelled_at_once_keeps_nothing(clock: FakeClock) -> None:
-    """Pass the permit of a cancelled call to the next in line."""
+    """Pass the permit of a cancelled call to the next waiting call."""
     slots = Slots(1)
     one = queue(clock, slots=slots)
     holder = let(await comes(one))
@@ -141,7 +141,7 @@ async def test_an_admission_that_is_cancelled_at_once_keeps_nothing(clock: FakeC
 
 
 async def test_a_slot_is_given_back_once(clock: FakeClock) -> None:
-    """However often a permit is released, or refunded after it, one slot is free."""
+    """Free one slot, however often a permit is released, or cancelled after it."""
     slots = Slots(2)
     one = queue(clock, slots=slots, calls=(1, 5))
     permit, _other = let(await comes(one)), let(await comes(one))
@@ -153,8 +153,8 @@ async def test_a_slot_is_given_back_once(clock: FakeClock) -> None:
     assert not one.is_idle, "the call counts, though it is over"
 
 
-async def test_a_call_that_went_nowhere_is_not_counted(clock: FakeClock) -> None:
-    """A refund gives back the call, its tokens and its slot, and lets in the next one at once."""
+async def test_a_call_that_was_never_sent_is_not_counted(clock: FakeClock) -> None:
+    """Return the call, its tokens and its slot, and admit the next call at once."""
     one = queue(clock, calls=(0.1, 1), tokens=(1, 100), slots=1)
     permit = let(await comes(one, tokens=100))
     task = await comes(one, tokens=100)
@@ -165,8 +165,8 @@ async def test_a_call_that_went_nowhere_is_not_counted(clock: FakeClock) -> None
     assert one.is_idle
 
 
-async def test_a_refund_lets_in_who_waits_for_the_rate_alone(clock: FakeClock) -> None:
-    """Also where there are no slots whose release would."""
+async def test_a_cancelled_permit_admits_a_call_that_waits_for_the_rate(clock: FakeClock) -> None:
+    """Admit the next call also where there are no slots."""
     one = queue(clock, calls=(0.2, 1))
     permit = let(await comes(one))
     task = await comes(one)
@@ -205,7 +205,7 @@ async def test_a_wait_longer_than_the_timeout_is_refused_at_once(clock: FakeCloc
 
 
 async def test_the_last_moment_is_in_time(clock: FakeClock) -> None:
-    """A turn that comes in the very moment in which patience ends is taken."""
+    """Admit a call for which capacity becomes available exactly at its timeout."""
     one = queue(clock, calls=(1, 1), queue_timeout=2.0)
     _, second, third = [await comes(one) for _ in range(3)]
     await turn(clock, 2.0)
@@ -214,7 +214,7 @@ async def test_the_last_moment_is_in_time(clock: FakeClock) -> None:
 
 
 async def test_a_wait_may_be_shorter_than_it_looks(clock: FakeClock) -> None:
-    """While calls are under way whose tokens may come back, it is worth waiting for them."""
+    """Wait while running calls may return tokens."""
     one = queue(clock, tokens=(1, 100), queue_timeout=5.0)
     big = let(await comes(one, tokens=100))
     task = await comes(one, tokens=60)
@@ -225,8 +225,8 @@ async def test_a_wait_may_be_shorter_than_it_looks(clock: FakeClock) -> None:
     let(task)
 
 
-async def test_once_every_call_is_settled_there_is_nothing_to_hope_for(clock: FakeClock) -> None:
-    """With nothing set aside any more, a wait that is too long is refused at once."""
+async def test_a_wait_is_refused_once_every_call_is_settled(clock: FakeClock) -> None:
+    """Refuse a wait that is too long when no tokens are reserved any more."""
     one = queue(clock, tokens=(1, 100), queue_timeout=5.0)
     big = let(await comes(one, tokens=100))
     big.settle(100)
@@ -235,8 +235,8 @@ async def test_once_every_call_is_settled_there_is_nothing_to_hope_for(clock: Fa
     assert (await refused(task)).wait == pytest.approx(60)
 
 
-async def test_settling_again_corrects_the_first_word(clock: FakeClock) -> None:
-    """A stream that reports its usage several times is charged for the last one."""
+async def test_settling_again_replaces_the_first_charge(clock: FakeClock) -> None:
+    """Charge a stream that reports its usage several times for the last report."""
     one = queue(clock, tokens=(1, 100))
     permit = let(await comes(one, tokens=50))
     permit.settle(10)
@@ -247,15 +247,15 @@ async def test_settling_again_corrects_the_first_word(clock: FakeClock) -> None:
     assert one.forecast(61) == pytest.approx(1.0)
 
 
-async def test_what_is_never_settled_counts_as_spent(clock: FakeClock) -> None:
+async def test_tokens_that_are_never_settled_stay_charged(clock: FakeClock) -> None:
     """Return no tokens to a call that does not report what it spent."""
     one = queue(clock, tokens=(1, 100))
     let(await comes(one, tokens=50)).release()
     assert one.forecast(100) == pytest.approx(50.0)
 
 
-async def test_the_line_is_bounded(clock: FakeClock) -> None:
-    """More than `max_queue` are turned away at once."""
+async def test_the_queue_is_bounded(clock: FakeClock) -> None:
+    """Refuse more than `max_queue` waiting calls at once."""
     one = queue(clock, slots=1, max_queue=3)
     let(await comes(one))
     waiting = [await comes(one) for _ in range(3)]
@@ -266,15 +266,15 @@ async def test_the_line_is_bounded(clock: FakeClock) -> None:
     assert one.waiting == 0
 
 
-async def test_nobody_waits_where_waiting_is_not_wanted(clock: FakeClock) -> None:
-    """With `queue_timeout` 0, which is the default, the answer comes at once."""
+async def test_no_call_waits_without_a_queue_timeout(clock: FakeClock) -> None:
+    """Refuse calls at once with `queue_timeout` 0, the default."""
     one = queue(clock, calls=(1, 1), queue_timeout=0.0)
     let(await comes(one))
     assert (await refused(await comes(one))).wait == pytest.approx(1.0)
 
 
-async def test_whichever_gate_opens_first(clock: FakeClock) -> None:
-    """Admit a call that waits at two queues once, and remove it from the other line."""
+async def test_the_first_queue_with_capacity_admits(clock: FakeClock) -> None:
+    """Admit a call that waits in two queues once, and remove it from the other queue."""
     near, far = queue(clock, calls=(1, 1)), queue(clock, calls=(0.25, 1))
     for each in (near, far):
         let(await comes(each))
@@ -289,11 +289,11 @@ async def test_whichever_gate_opens_first(clock: FakeClock) -> None:
     assert clock.alarms == 0
 
 
-async def test_an_admission_while_lining_up_leaves_no_place_in_other_lines() -> None:
-    """Leave no place in other lines when time passes between the check of a queue and the place in its line."""
+async def test_an_admission_while_queueing_leaves_no_entry_in_other_queues() -> None:
+    """Leave no entry in other queues when time passes between the check of a queue and the entry."""
 
     class Busy(FakeClock):
-        """One that goes on while a timer is set."""
+        """A clock that advances while a timer is set."""
 
         @override
         def call_later(self, seconds: float, callback: Callable[[], object]) -> FakeAlarm:
@@ -312,15 +312,15 @@ async def test_an_admission_while_lining_up_leaves_no_place_in_other_lines() -> 
     assert clock.alarms == 0, "a timer was left behind"
 
 
-async def test_the_best_gate_that_is_open_is_taken(clock: FakeClock) -> None:
-    """Order decides where several are open."""
+async def test_the_best_queue_with_capacity_is_used(clock: FakeClock) -> None:
+    """Use the first of several queues with capacity."""
     first, second = queue(clock, calls=(1, 1)), queue(clock, calls=(1, 1))
     assert (await comes(first, second)).result()[0] == 0
     assert (await comes(first, second)).result()[0] == 1
 
 
-async def test_each_line_has_its_own_timeout(clock: FakeClock) -> None:
-    """Keep waiting in the other line after one was refused; raise the shortest wait in the end."""
+async def test_each_queue_has_its_own_timeout(clock: FakeClock) -> None:
+    """Keep waiting in the other queue after one timed out; raise the shortest wait in the end."""
     short, long = queue(clock, slots=1, queue_timeout=1.0), queue(clock, slots=1, queue_timeout=3.0)
     let(await comes(short))
     holder = let(await comes(long))
@@ -335,8 +335,8 @@ async def test_each_line_has_its_own_timeout(clock: FakeClock) -> None:
     assert long.waiting == 0
 
 
-async def test_gates_that_share_slots_serve_who_waited_longest(clock: FakeClock) -> None:
-    """Two credentials of one provider, and one line for its slots in effect."""
+async def test_queues_with_shared_slots_admit_the_longest_wait(clock: FakeClock) -> None:
+    """Admit calls of two credentials in the order of their waits for the provider's slots."""
     slots = Slots(1)
     left, right = queue(clock, slots=slots), queue(clock, slots=slots)
     holder = let(await comes(left))
@@ -357,8 +357,8 @@ async def test_gates_that_share_slots_serve_who_waited_longest(clock: FakeClock)
     assert slots.used == 0
 
 
-async def test_many_who_wait_in_two_lines_are_let_in_without_depth(clock: FakeClock) -> None:
-    """A refund that lets in a whole line at once needs no stack for it."""
+async def test_many_calls_in_two_queues_are_admitted_without_recursion(clock: FakeClock) -> None:
+    """Admit a whole queue at once without a deep stack."""
     queues = [queue(clock, tokens=(1, 5_000), max_queue=5_000) for _ in range(2)]
     holders = [let(await comes(each, tokens=5_000)) for each in queues]
     tasks = [await comes(*queues[:: 1 if index % 2 else -1], tokens=1) for index in range(1_500)]
@@ -369,8 +369,8 @@ async def test_many_who_wait_in_two_lines_are_let_in_without_depth(clock: FakeCl
     assert [each.waiting for each in queues] == [0, 0]
 
 
-def test_those_of_a_closed_loop_do_not_block_the_line(clock: FakeClock) -> None:
-    """A loop that was closed over its waiting calls leaves the queue usable by the next one."""
+def test_entries_of_a_closed_loop_do_not_block_the_queue(clock: FakeClock) -> None:
+    """Keep the queue usable after an event loop was closed over its waiting calls."""
     one = queue(clock, slots=1)
 
     async def hold_and_wait() -> None:
@@ -387,14 +387,14 @@ def test_those_of_a_closed_loop_do_not_block_the_line(clock: FakeClock) -> None:
 
     async def later() -> None:
         task = await comes(one)
-        assert one.waiting == 1, "the abandoned one is out, this one waits for the slot"
+        assert one.waiting == 1, "the abandoned entry is removed, this one waits for the slot"
         await leaves(task)
 
     asyncio.run(later())
 
 
 @pytest.mark.parametrize("word", [lambda: UNLIMITED.settle(5), UNLIMITED.release, UNLIMITED.cancel])
-def test_the_permit_of_whoever_needs_none_takes_every_word(word: Callable[[], None]) -> None:
-    """Code that serves a call need not ask whether anything is limited."""
+def test_the_unlimited_permit_ignores_every_call(word: Callable[[], None]) -> None:
+    """Accept every method, so that callers need not check for limits."""
     word()
     assert not UNLIMITED.counts_tokens

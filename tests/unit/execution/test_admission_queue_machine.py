@@ -1,4 +1,4 @@
-"""A queue under any order of coming, leaving, settling, releasing and waiting, beside what it promises."""
+"""An admission queue under any order of calls, cancellations, settlements, releases and waits, against its contract."""
 
 import asyncio
 from typing import Any
@@ -17,7 +17,7 @@ PICK = st.integers(0, 1_000)
 
 
 class Caller:
-    """Somebody who came."""
+    """A call that was started."""
 
     def __init__(self, number: int, tokens: int, task: "asyncio.Task[tuple[int, Permit]]", came: float) -> None:
         self.number = number
@@ -25,11 +25,11 @@ class Caller:
         self.task = task
         self.came = came
         self.charged = 0.0
-        """Tokens that it was charged beyond what it asked for, less what came back."""
+        """Tokens that it was charged beyond its reservation, less those that were returned."""
         self.beyond = 0.0
-        """Tokens that it took when it was let in already: nobody could hold them back."""
+        """Tokens that it was charged after its admission, which no limit can prevent."""
         self.held = False
-        self.refunded = False
+        self.cancelled = False
 
     @property
     def waits(self) -> bool:
@@ -44,7 +44,7 @@ class AdmissionQueueMachine(RuleBasedStateMachine):
         self.loop = asyncio.new_event_loop()
         self.clock = FakeClock(at=0.0)
         self.callers: list[Caller] = []
-        self.let_in: list[Caller] = []
+        self.admitted: list[Caller] = []
 
     @initialize(
         calls=st.tuples(st.floats(0.1, 50), st.integers(1, 5)),
@@ -60,23 +60,23 @@ class AdmissionQueueMachine(RuleBasedStateMachine):
         self.queue = AdmissionQueue(self.limiter, self.slots, queue_timeout=timeout, max_queue=size, clock=self.clock)
 
     def run(self) -> None:
-        """Let everybody run who can, and note who was let in, in order."""
+        """Let every task run that can, and record admitted calls in order."""
         for _ in range(6):
             self.loop.call_soon(self.loop.stop)
             self.loop.run_forever()
         for caller in self.callers:
-            if caller.task.done() and not caller.task.cancelled() and caller not in self.let_in:
+            if caller.task.done() and not caller.task.cancelled() and caller not in self.admitted:
                 if isinstance(caller.task.exception(), NotAdmitted):
                     continue
                 caller.task.result()
                 caller.held = True
-                self.let_in.append(caller)
+                self.admitted.append(caller)
 
     def pick(self, which: int, among: list[Caller]) -> Caller:
         return among[which % len(among)]
 
     def permits(self) -> list[Caller]:
-        return [caller for caller in self.let_in if caller.held]
+        return [caller for caller in self.admitted if caller.held]
 
     def waiting(self) -> list[Caller]:
         return [caller for caller in self.callers if caller.waits]
@@ -133,15 +133,15 @@ class AdmissionQueueMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.permits())
     @rule(which=PICK)
-    def refund(self, which: int) -> None:
+    def cancel(self, which: int) -> None:
         caller = self.pick(which, self.permits())
-        caller.held, caller.refunded = False, True
+        caller.held, caller.cancelled = False, True
         caller.task.result()[1].cancel()
         self.run()
 
     @precondition(lambda self: not self.waiting() and self.slots.free)
     @rule(tokens=st.integers(0, 250))
-    def the_wait_that_is_told_is_exact(self, tokens: int) -> None:
+    def the_forecast_is_exact(self, tokens: int) -> None:
         told = self.queue.forecast(tokens)
         if told > 100 * SLACK:
             self.clock.turn(told * 0.99)
@@ -159,29 +159,29 @@ class AdmissionQueueMachine(RuleBasedStateMachine):
 
     @invariant()
     def first_come_first_served(self) -> None:
-        numbers = [caller.number for caller in self.let_in]
+        numbers = [caller.number for caller in self.admitted]
         assert numbers == sorted(numbers)
         if self.waiting():
             oldest = self.waiting()[0].number
             assert all(number < oldest for number in numbers)
 
     @invariant()
-    def nobody_waits_for_what_is_there(self) -> None:
+    def no_call_waits_for_available_capacity(self) -> None:
         if self.waiting() and not self.queue.lacks_slot:
             assert self.limiter.wait(self.waiting()[0].tokens) > 0
-            assert self.clock.alarms > len(self.waiting()) - 1, "and somebody will look again"
+            assert self.clock.alarms > len(self.waiting()) - 1, "and a timer will advance the queue"
 
     @invariant()
-    def the_line_is_bounded_in_length_and_time(self) -> None:
+    def the_queue_is_bounded_in_length_and_time(self) -> None:
         if hasattr(self, "queue"):
             assert self.queue.waiting == len(self.waiting()) <= self.queue.max_queue
             assert all(self.clock.at - caller.came <= self.queue.queue_timeout + SLACK for caller in self.waiting())
 
     @invariant()
-    def never_more_than_was_promised(self) -> None:
+    def the_limits_are_never_exceeded(self) -> None:
         if not hasattr(self, "queue"):
             return
-        passed = [caller for caller in self.let_in if not caller.refunded]
+        passed = [caller for caller in self.admitted if not caller.cancelled]
         elapsed = self.clock.at + len(self.callers) * SLACK
         assert len(passed) <= self.burst + self.rate * elapsed + 1e-6
         beyond = sum(caller.beyond for caller in passed)
@@ -190,7 +190,7 @@ class AdmissionQueueMachine(RuleBasedStateMachine):
 
     @override
     def teardown(self) -> None:
-        """When everybody has gone it is, after a while, as if nobody had ever come."""
+        """Check that the queue is idle a while after every call has ended."""
         if hasattr(self, "queue"):
             for caller in self.waiting():
                 caller.task.cancel()

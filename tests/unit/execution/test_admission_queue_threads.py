@@ -1,4 +1,4 @@
-"""Threads, each with an event loop of its own, may share queues: nobody waits for nothing, and counts are right."""
+"""Threads with their own event loops may share queues, without lost wake-ups or counts."""
 
 import asyncio
 import contextlib
@@ -21,7 +21,7 @@ PATIENT = 3600.0
 
 
 class Threads:
-    """Runs coroutines in threads of their own, each on an event loop of its own."""
+    """Runs coroutines in threads, each on its own event loop."""
 
     def __init__(self) -> None:
         self._threads: list[threading.Thread] = []
@@ -65,8 +65,8 @@ def until(condition: Callable[[], bool]) -> None:
     raise AssertionError("it never happened")
 
 
-def test_a_waiter_on_another_loop_is_let_in_when_a_call_ends() -> None:
-    """A place that comes free on one loop goes to who waits on another, at once and not when patience ends."""
+def test_a_waiter_on_another_loop_is_admitted_when_a_call_ends() -> None:
+    """Admit a call on one loop at once when a slot becomes free on another, not at its timeout."""
     one = queue(Slots(1))
     threads, held = Threads(), threading.Event()
 
@@ -87,8 +87,8 @@ def test_a_waiter_on_another_loop_is_let_in_when_a_call_ends() -> None:
     assert one.is_idle
 
 
-def test_who_waits_for_time_is_let_in_though_the_loop_before_is_closed() -> None:
-    """The first in line left with its loop; the next one's timer is on its own."""
+def test_a_timed_wait_ends_although_the_loop_of_the_call_before_is_closed() -> None:
+    """Set the timer of the next waiting call on its own loop when the first one's loop was closed."""
     limiter = Limiter([TokenBucket(20.0, 1.0, SYSTEM)], None)
     one = queue(limiter=limiter)
     threads = Threads()
@@ -103,8 +103,8 @@ def test_who_waits_for_time_is_let_in_though_the_loop_before_is_closed() -> None
 
 
 @pytest.mark.parametrize("closed", [False, True], ids=["cancelled", "loop closed"])
-def test_who_leaves_on_one_loop_makes_room_on_another(*, closed: bool) -> None:
-    """A waiter that is cancelled, or whose loop is closed over it, takes no place along."""
+def test_a_cancelled_wait_on_one_loop_adds_capacity_on_another(*, closed: bool) -> None:
+    """Keep no slot for a waiter that is cancelled, or whose loop is closed."""
     one = queue(Slots(1))
     threads = Threads()
     permit = one.try_admit(0)
@@ -149,7 +149,7 @@ async def _pass(one: AdmissionQueue) -> Permit:
 def test_never_more_than_allowed_and_nothing_is_left_over(
     limit: int, callers: int, calls: int, two: bool, leaving: int
 ) -> None:
-    """Whatever threads do: no more calls at once than slots, all are served or leave, everything is given back."""
+    """Run no more calls than slots, serve or cancel all of them, and return all capacity, whatever threads do."""
     lock = threading.RLock()
     slots = Slots(limit)
     bucket = TokenBucket(1e9, 1e9, SYSTEM)
@@ -190,7 +190,7 @@ def test_never_more_than_allowed_and_nothing_is_left_over(
 
 
 def test_a_queue_timeout_ends_on_its_own_loop() -> None:
-    """Refuse a call whose wait is over while another loop holds the place."""
+    """Refuse a call at its timeout while another loop holds the slot."""
     one = queue(Slots(1), queue_timeout=0.05)
     assert one.try_admit(0) is not None
     threads = Threads()

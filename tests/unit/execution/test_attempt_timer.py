@@ -1,4 +1,4 @@
-"""One timer keeps three clocks, and tells its own cancellation from anybody else's."""
+"""One timer enforces three timeouts, and distinguishes its cancellation from others."""
 
 import asyncio
 import contextlib
@@ -29,7 +29,7 @@ async def interrupted(made: AttemptTimer) -> UpstreamTimeout | None:
 
 
 async def test_until_the_request_is_sent_connecting_has_its_time() -> None:
-    """A transport that does not say when the request was sent has both clocks' time together."""
+    """Allow connect and first byte together if the transport doesn't report when the request was sent."""
     error = await interrupted(clocks(connect=0.01, first_byte=0.02))
     assert error is not None
     assert error.code == "upstream_first_byte_timeout"
@@ -104,13 +104,13 @@ async def test_the_idle_clock_takes_over_however_late_the_answer_begins() -> Non
 
 
 async def test_the_total_clock_ends_a_wait() -> None:
-    """However the other clocks stand."""
+    """Enforce the total whatever the other timeouts."""
     error = await interrupted(clocks(total=0.03))
     assert error is not None
     assert error.code == "upstream_total_timeout"
 
 
-async def test_no_clock_runs_while_it_is_not_the_upstreams_turn() -> None:
+async def test_no_timeout_counts_between_waits() -> None:
     """A slow caller is not the upstream's fault; an overdue total is noticed at the next wait."""
     made = clocks(idle=0.01, total=0.02)
     made.received()
@@ -121,8 +121,8 @@ async def test_no_clock_runs_while_it_is_not_the_upstreams_turn() -> None:
     made.stop()
 
 
-async def test_somebody_elses_cancellation_is_not_ours() -> None:
-    """A caller who leaves cancels the call, and no timeout is made of it."""
+async def test_a_foreign_cancellation_is_no_timeout() -> None:
+    """Pass on the cancellation of a caller who disconnects."""
     made = clocks()
     task = asyncio.current_task()
     assert task is not None
@@ -132,7 +132,7 @@ async def test_somebody_elses_cancellation_is_not_ours() -> None:
     task.uncancel()
 
 
-async def test_a_task_that_outlived_a_cancellation_has_clocks_like_any_other() -> None:
+async def test_a_task_that_survived_a_cancellation_has_timeouts_like_any_other() -> None:
     """A host may have caught one without taking it back; the next timeout is a timeout all the same."""
     task = asyncio.current_task()
     assert task is not None

@@ -1,4 +1,4 @@
-"""Which bodies fit among those that are held."""
+"""The bound on the memory of request bodies."""
 
 import pytest
 

@@ -39,7 +39,7 @@ def test_healthy_hours_save_up_no_storm() -> None:
 
 
 def test_one_provider_does_not_pay_for_another() -> None:
-    """Each has an account of its own, and always the same one."""
+    """Keep one budget per provider."""
     budgets = RetryBudgets(FakeClock())
     while budgets.of("a").try_retry():
         pass

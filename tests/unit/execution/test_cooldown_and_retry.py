@@ -1,4 +1,4 @@
-"""What cooldowns and for how long, and whether one target is tried again."""
+"""Cooldowns, their duration, and retries on one target."""
 
 import random
 
@@ -69,7 +69,7 @@ def test_failures_in_a_row_make_a_rest_and_a_success_forgets_them() -> None:
     assert cooldowns.active(K)
 
 
-def test_a_refusal_of_the_request_rests_nobody() -> None:
+def test_a_refusal_of_the_request_begins_no_cooldown() -> None:
     """A 400 is the caller's doing."""
     cooldowns = Cooldowns(FakeClock())
     for _ in range(100):
@@ -78,7 +78,7 @@ def test_a_refusal_of_the_request_rests_nobody() -> None:
 
 
 def test_a_cooldown_of_nothing_switches_rests_off() -> None:
-    """But not those that an upstream asks for."""
+    """Disable cooldowns with 0, except those that an upstream asks for."""
     cooldowns = Cooldowns(FakeClock())
     cooldowns.failed(K, UpstreamRateLimited(""), 0)
     assert cooldowns.active(K) is None
@@ -153,7 +153,7 @@ def test_a_failed_try_opens_the_circuit_for_twice_as_long_up_to_a_bound() -> Non
 
 
 def test_a_try_that_tells_nothing_lets_the_next_one_try() -> None:
-    """A caller who leaves is no verdict on the upstream."""
+    """Learn nothing about the upstream from a call whose caller disconnects."""
     clock = FakeClock()
     cooldowns = opened(clock)
     clock.at += 5
@@ -201,7 +201,7 @@ def test_a_success_during_a_cooldown_closes_the_circuit() -> None:
 
 
 def test_a_health_check_shortens_no_rest_that_calls_caused() -> None:
-    """An upstream that asked for a wait gets it, however its checks go meanwhile."""
+    """Respect a wait that an upstream asked for, whatever the results of its health checks."""
     clock = FakeClock()
     cooldowns = Cooldowns(clock)
     cooldowns.failed(K, UpstreamRateLimited("", retry_after=60), 5)
@@ -254,7 +254,7 @@ def test_every_change_is_observed() -> None:
 
 
 @pytest.mark.parametrize(("status", "again"), [(500, True), (502, True), (501, False), (505, False), (307, False)])
-def test_what_is_settled_is_not_asked_again(status: int, *, again: bool) -> None:
+def test_permanent_statuses_are_not_retried(status: int, *, again: bool) -> None:
     """An upstream that cannot, or that points elsewhere, will say so each time."""
     wait = wait_before_retry(
         UpstreamFailed("", upstream_status=status), Retry(attempts=3), tried=1, draw=random.Random(1)

@@ -140,7 +140,7 @@ async def test_capacity_of_a_key_in_cooldown_is_not_used(harness: ExecutorHarnes
 
 
 async def test_a_cancelled_wait_takes_no_capacity(harness: ExecutorHarness) -> None:
-    """Leave the place free for the next call."""
+    """Leave the slot free for the next call."""
     full = harness.target("full", streamed(first_frame(), ...), max_concurrency=1, rate_limit={"queue_timeout": 60})
     with_limits(harness, full)
     holding = await harness.executor.begin(job(stream=True), [full])

@@ -70,7 +70,7 @@ async def test_a_cancelled_call_closes_its_attempt(harness: ExecutorHarness, str
 
 
 async def test_nothing_is_retried_after_the_first_event(harness: ExecutorHarness) -> None:
-    """A stream that breaks after its first event ends with the failure, and no other target is asked."""
+    """End a stream that breaks after its first event with the failure, and try no other target."""
     targets = [harness.target("a", streamed(first_frame(), UpstreamUnreachable("broke"))), harness.target("b")]
     attempt = await harness.executor.begin(job(stream=True), targets)
     batches = [batch async for batch in read(attempt)]
@@ -114,7 +114,7 @@ async def test_the_second_refusal_is_the_answer(harness: ExecutorHarness) -> Non
 
 
 async def test_another_target_gets_the_reasoning_again(harness: ExecutorHarness) -> None:
-    """Where the second try fails otherwise the next target is asked with everything."""
+    """Send the next target everything, if the second attempt fails for another reason."""
     first = harness.target("a", refused(400), refused(500), type="anthropic", retry={"attempts": 1})
     second = harness.target("b", message("fine"), type="anthropic")
     attempt = await harness.executor.begin(job(MESSAGES, messages=THINKING_TURNS), [first, second])

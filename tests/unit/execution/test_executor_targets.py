@@ -1,4 +1,4 @@
-"""Which targets are asked, in which order, and which are passed over."""
+"""Which targets are tried, in which order, and which are skipped."""
 
 import asyncio
 import json
@@ -38,7 +38,7 @@ from support.execution import (
 pytestmark = pytest.mark.anyio
 
 
-async def test_targets_are_asked_in_their_order(harness: ExecutorHarness) -> None:
+async def test_targets_are_tried_in_order(harness: ExecutorHarness) -> None:
     """Ask the next target when the one before has used up its tries, and none after the one that answers."""
     targets = [
         harness.target("a", refused(500), UpstreamUnreachable("gone")),
@@ -62,7 +62,7 @@ async def test_the_last_failure_is_raised(harness: ExecutorHarness) -> None:
 
 
 async def test_a_target_that_cannot_say_it_is_passed_over(harness: ExecutorHarness) -> None:
-    """A picture goes to the target that takes pictures; the other one is never asked."""
+    """Send an image to the target that accepts images, and nothing to the other one."""
     blind = harness.target("blind", type="anthropic", overrides={"images": False})
     seeing = harness.target("seeing", fine("seen"))
     asked = job(messages=[{"role": "user", "content": [PICTURE]}])
@@ -110,7 +110,7 @@ async def test_what_one_of_an_upstreams_protocols_cannot_say_another_may(harness
 
 
 async def test_a_failure_outweighs_an_earlier_misfit(harness: ExecutorHarness) -> None:
-    """Report the failure of the target that was asked, not that another one could not express the request."""
+    """Report the failure of the target that was tried, not that another one can't express the request."""
     blind = harness.target("blind", type="anthropic", overrides={"images": False})
     failing = harness.target("failing", refused(500), refused(500))
     with pytest.raises(UpstreamFailed):

@@ -1,4 +1,4 @@
-"""Several requests read as one answer: numbered, summed up, bounded, and let go of fan_out."""
+"""Several requests read as one response: numbered, summed, bounded, and closed together."""
 
 import asyncio
 from collections.abc import Iterator, Sequence
@@ -52,7 +52,7 @@ NOBODY = cast("Credential", None)  # likewise
 
 
 class FakeAttempt:
-    """An attempt that answers with what was asked, in as many pieces as are given."""
+    """An attempt that responds with its prompt."""
 
     def __init__(self, executor: "FakeExecutor", job: Job) -> None:
         asked = job.request.decode()
@@ -161,8 +161,8 @@ async def read(fan_out: FanOutAttempt) -> list[StreamEvent]:
     return events
 
 
-async def test_whole_answers_stand_one_after_the_other() -> None:
-    """In the order of the prompts, whichever came first; what they cost is added up."""
+async def test_whole_responses_follow_each_other() -> None:
+    """Join responses in the order of the prompts, whichever came first, and sum their usage."""
     executor = FakeExecutor()
     fan_out = executor.fan_out("a", "b", "c", candidates=2)
     await fan_out.begin()
@@ -180,7 +180,7 @@ async def test_whole_answers_stand_one_after_the_other() -> None:
 
 @pytest.mark.parametrize("prompts", [["abc", "de"], [f"prompt {number}" for number in range(20)]], ids=len)
 async def test_streams_are_one_legal_stream(prompts: list[str]) -> None:
-    """One start, parts under their own candidates, one end; folded it is the answer."""
+    """Merge streams into one start, parts by candidate, and one end."""
     fan_out = FakeExecutor().fan_out(*prompts, stream=True, candidates=2)
     await fan_out.begin()
     events = await read(fan_out)
@@ -195,8 +195,8 @@ async def test_streams_are_one_legal_stream(prompts: list[str]) -> None:
     assert (answer.usage.input, answer.usage.output) == (len(prompts), 2 * len(prompts))
 
 
-async def test_few_are_under_way_at_a_time() -> None:
-    """However many there are."""
+async def test_only_a_few_run_at_once() -> None:
+    """Bound concurrency, however many prompts there are."""
     executor = FakeExecutor()
     fan_out = executor.fan_out(*map(str, range(30)))
     await fan_out.begin()
@@ -206,8 +206,8 @@ async def test_few_are_under_way_at_a_time() -> None:
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 @pytest.mark.parametrize("places", [1, 2, 3, 9])
-async def test_no_more_are_under_way_than_their_provider_takes(places: int, *, stream: bool) -> None:
-    """Beside the call's own place each takes one; without any they go one after another, and all are given back."""
+async def test_no_more_run_at_once_than_their_provider_admits(places: int, *, stream: bool) -> None:
+    """Take a permit for each request beside the call's own; without any, send them one after another; release all."""
     slots = Slots(places)
     queue = AdmissionQueue(None, slots, queue_timeout=0, max_queue=0, clock=SYSTEM)
     assert queue.try_admit(0) is not None  # the call's own
@@ -221,8 +221,8 @@ async def test_no_more_are_under_way_than_their_provider_takes(places: int, *, s
     assert slots.used == 1
 
 
-async def test_a_call_that_is_let_go_of_gives_every_place_back() -> None:
-    """Also while some of its requests wait for one."""
+async def test_a_cancelled_call_releases_every_permit() -> None:
+    """Release permits also while some requests wait."""
     slots = Slots(3)
     queue = AdmissionQueue(None, slots, queue_timeout=0, max_queue=0, clock=SYSTEM)
     executor = FakeExecutor()
@@ -238,7 +238,7 @@ async def test_a_call_that_is_let_go_of_gives_every_place_back() -> None:
     assert (slots.used, executor.open) == (0, set())
 
 
-async def test_closing_that_is_cut_short_gives_the_place_back(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_cancelled_close_releases_the_permit(monkeypatch: pytest.MonkeyPatch) -> None:
     """Release the provider's limits although the closing of an attempt is cancelled."""
     closing = asyncio.Event()
 
@@ -253,17 +253,17 @@ async def test_closing_that_is_cut_short_gives_the_place_back(monkeypatch: pytes
     assert permit is not None
     fan_out.permit = permit
     monkeypatch.setattr(FakeAttempt, "close", close)
-    letting_go = asyncio.create_task(fan_out.close())
+    closing_task = asyncio.create_task(fan_out.close())
     await closing.wait()
-    letting_go.cancel()
+    closing_task.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await letting_go
+        await closing_task
     assert slots.used == 0
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
-async def test_a_failure_before_anything_was_said_is_raised(stream: bool) -> None:
-    """As an attempt would raise it, and nothing stays open when it is closed."""
+async def test_a_failure_before_the_first_event_is_raised(stream: bool) -> None:
+    """Raise the failure as an attempt does, and leave nothing open."""
     executor = FakeExecutor()
     executor.refuses = {each: UpstreamOverloaded("busy") for each in "abc"}
     fan_out = executor.fan_out("a", "b", "c", stream=stream)
@@ -284,7 +284,7 @@ async def test_one_failure_fails_a_whole_answer() -> None:
 
 
 @pytest.mark.parametrize("late", ["refuses", "breaks"])
-async def test_a_failure_behind_the_first_words_ends_the_stream(late: str) -> None:
+async def test_a_failure_after_the_first_event_ends_the_stream(late: str) -> None:
     """End the stream with the failure as its last event; closing closes the other attempts."""
     executor = FakeExecutor()
     prompts = [str(number) for number in range(2 * MAX_CONCURRENCY)]
@@ -311,8 +311,8 @@ async def test_a_bug_is_no_event() -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
-async def test_whoever_leaves_lets_go_of_all(stream: bool) -> None:
-    """Cancelled while all that may be under way are: every one is closed, and the waiting one never begins."""
+async def test_a_cancelled_begin_closes_all(stream: bool) -> None:
+    """Close every running attempt, and never begin the waiting one."""
     executor = FakeExecutor()
     executor.gate = asyncio.Event()
     fan_out = executor.fan_out("a", "b", "c", "d", "e", stream=stream)
@@ -325,8 +325,8 @@ async def test_whoever_leaves_lets_go_of_all(stream: bool) -> None:
     assert executor.open == set()
 
 
-async def test_a_slow_reader_holds_the_streams_back() -> None:
-    """Only so many batches are read ahead."""
+async def test_a_slow_reader_stops_reading_ahead() -> None:
+    """Bound the batches that are read ahead."""
     executor = FakeExecutor()
     fan_out = executor.fan_out("x" * 1000, "y" * 1000, stream=True)
     await fan_out.begin()
@@ -338,8 +338,8 @@ async def test_a_slow_reader_holds_the_streams_back() -> None:
     assert executor.open == set()
 
 
-async def test_one_call_becomes_only_so_many() -> None:
-    """More are refused, naming the field."""
+async def test_the_requests_of_one_call_are_bounded() -> None:
+    """Refuse more prompts, naming the field."""
     with pytest.raises(Unsupported) as refused:
         FakeExecutor().fan_out(*["p"] * (MAX_REQUESTS + 1))
     assert refused.value.param == "prompt"

@@ -107,7 +107,7 @@ async def test_the_question_is_the_vendors_cheapest_and_is_signed(kind: str, pat
 
 
 async def test_what_needs_no_network_is_always_well() -> None:
-    """Nothing is asked."""
+    """Send nothing."""
     harness = HealthHarness("simulated")
     assert await harness.check(500) == ""
     assert harness.asked == []
@@ -140,7 +140,7 @@ async def test_a_verdict_is_logged_once(caplog: pytest.LogCaptureFixture) -> Non
 
 
 async def test_a_check_ends_no_rest_that_calls_began() -> None:
-    """A list of models may be answered while calls fail; a wait that was asked for holds."""
+    """Keep a wait that the upstream asked for, although its list of models is available."""
     harness = HealthHarness()
     called = Target(harness.provider, "m"), harness.provider.credentials[0]
     harness.cooldowns.failed(*called, UpstreamRateLimited("", retry_after=30), 5)
@@ -177,7 +177,7 @@ async def test_changes_are_told_once() -> None:
     assert harness.checks.states["p"].healthy
 
 
-async def test_several_keys_are_asked_until_one_answers() -> None:
+async def test_several_keys_are_tried_until_one_succeeds() -> None:
     """One bad key does not make an upstream ill."""
     harness = HealthHarness(api_key=["key-1", "key-2"])
     await harness.check(401)
@@ -202,7 +202,7 @@ async def test_it_watches_on_its_interval_with_jitter_until_it_is_closed() -> No
     assert asyncio.all_tasks() == before
 
 
-async def test_nothing_runs_where_nobody_asked_for_it() -> None:
+async def test_no_check_runs_without_configuration() -> None:
     """A provider without `health` is known by its calls alone."""
     harness = HealthHarness(health=None)
     before = asyncio.all_tasks()

@@ -74,7 +74,7 @@ async def test_a_task_that_outlived_a_cancellation_is_interrupted_like_any_other
 
 
 def test_calls_of_a_closed_loop_are_not_waited_for() -> None:
-    """They will never end, and cannot be interrupted; those of other loops are, all the same."""
+    """Ignore calls of closed loops, and interrupt those of other loops."""
     calls, told = OpenCalls(), list[str]()
     first = asyncio.new_event_loop()
     deserted = first.create_task(serve(calls, asyncio.Event(), told))

@@ -56,7 +56,7 @@ def test_more_than_it_can_hold_waits_for_a_full_one() -> None:
 
 
 def test_a_debt_is_paid_before_anybody_passes() -> None:
-    """What was spent beyond what was set reserved is waited for by those who come later."""
+    """Delay later calls by the tokens that were used beyond a reservation."""
     clock = FakeClock()
     one = limiter(clock, tokens=(10, 100))
     reserved = one.reserve(50)

@@ -1,4 +1,4 @@
-"""The one line that tells an operator why an attempt failed."""
+"""The line that tells operators why an attempt failed."""
 
 import errno
 import json
@@ -73,7 +73,7 @@ def test_a_redirect_says_where_to(location: str, target: str) -> None:
 
 
 def reason_of(error: UpstreamError) -> str:
-    """What is told of it."""
+    """Return the reason of an error."""
     found = redact_error(error, MASK, sent=SENT, model="gpt-5")
     assert isinstance(found, UpstreamError)
     return found.reason

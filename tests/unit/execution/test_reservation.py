@@ -76,7 +76,7 @@ async def reads(*raws: bytes) -> AsyncIterator[Batch]:
         yield Batch((), raw)
 
 
-async def test_what_is_set_aside_is_told_to_whoever_asks_targets(clock: FakeClock) -> None:
+async def test_the_reserved_tokens_are_in_the_job(clock: FakeClock) -> None:
     """The job carries its estimate from there on."""
     one = queue(clock)
     taken = await reservation(one, clock).reserve(job())

@@ -28,7 +28,7 @@ def in_fake_time(coroutine: Coroutine[Any, Any, None]) -> None:
 
 
 def whole_after(seconds: float, asked: list[str]) -> Answering:
-    """An upstream whose whole answers take so long; the hosts that are asked are noted."""
+    """An upstream with slow whole responses that records the requested hosts."""
 
     async def answer(request: httpx2.Request) -> httpx2.Response:
         asked.append(request.url.host)
@@ -40,7 +40,7 @@ def whole_after(seconds: float, asked: list[str]) -> Answering:
 
 
 def gateway(answer: Answering, *names: str, **block: Any) -> Gateway:
-    """A gateway with nothing configured but where its upstreams are, tried in this order."""
+    """A gateway with only its upstreams configured, tried in this order."""
     providers = {
         name: {"type": "openai-compatible", "base_url": f"https://{name}.example/v1", "api_key": "k", **block}
         for name in names

@@ -138,7 +138,7 @@ def test_another_models_answers_forgive_nothing() -> None:
 
 
 def test_of_several_cooldowns_the_last_one_counts() -> None:
-    """And none may be tried before its end if an upstream asked for one of them."""
+    """Use the last end of several cooldowns; if an upstream asked for one, try nothing before."""
     harness = CooldownHarness()
     harness.fail(UpstreamRateLimited("", retry_after=20))
     harness.fail(UpstreamAuthFailed(""), cooldown=50)
@@ -153,7 +153,7 @@ def test_of_several_cooldowns_the_last_one_counts() -> None:
 
 @pytest.mark.parametrize("cooldown", [0.0, 0.001])
 def test_tiny_cooldowns_stop_nothing_for_long(cooldown: float) -> None:
-    """`0` stops nothing, `1ms` a millisecond; a wait that is asked for holds with either."""
+    """Begin no cooldown with `0`, a short one with `1ms`, and respect a wait that is asked for with either."""
     harness = CooldownHarness()
     for error in (UpstreamRateLimited(""), UpstreamAuthFailed(""), UpstreamQuotaExceeded("")):
         harness.fail(error, cooldown=0)

@@ -1,4 +1,4 @@
-"""Which protocol a target is spoken to in, for which caller, and where that goes."""
+"""The protocol and address of a target, for callers of each protocol."""
 
 from typing import Any
 
@@ -23,8 +23,8 @@ def target(kind: str, *protocol: str, model: str = "any-1") -> Target:
     return Target(provider(kind, *protocol), model, client_model="m")
 
 
-def spoken(to: Target, caller: str) -> str | None:
-    """The protocol of its route; None where there is no route."""
+def selected(to: Target, caller: str) -> str | None:
+    """Return the protocol of a target's route; None: there is none."""
     if not to.supports(caller):
         with pytest.raises(Unsupported) as refused:
             to.route(caller)
@@ -60,11 +60,11 @@ def spoken(to: Target, caller: str) -> str | None:
         ("anthropic", (), GOOGLES, None),
     ],
 )
-def test_protocols_stand_for_each_other_within_a_family(
+def test_protocols_replace_each_other_within_a_family(
     kind: str, told: tuple[str, ...], caller: str, expected: str | None
 ) -> None:
-    """A conversation never goes out as a prompt or an embedding, nor the other way round."""
-    assert spoken(target(kind, *told), caller) == expected
+    """Never send a conversation as a prompt or an embedding, or the reverse."""
+    assert selected(target(kind, *told), caller) == expected
 
 
 @pytest.mark.parametrize(
@@ -81,11 +81,11 @@ def test_protocols_stand_for_each_other_within_a_family(
     ],
 )
 def test_openais_last_completion_models_are_known(model: str, native: bool) -> None:
-    """They take nothing else; whatever the operator says of protocols counts more."""
+    """Call the last models with legacy completions in that protocol only, unless the configuration names others."""
     found = target("openai", model=model)
-    assert spoken(found, COMPLETIONS) == (COMPLETIONS if native else CHAT)
-    assert spoken(found, CHAT) == (None if native else CHAT)
-    assert spoken(target("openai", CHAT, model=model), COMPLETIONS) == CHAT
+    assert selected(found, COMPLETIONS) == (COMPLETIONS if native else CHAT)
+    assert selected(found, CHAT) == (None if native else CHAT)
+    assert selected(target("openai", CHAT, model=model), COMPLETIONS) == CHAT
 
 
 @pytest.mark.parametrize(
@@ -102,10 +102,10 @@ def test_openais_last_completion_models_are_known(model: str, native: bool) -> N
         ("o3", CHAT, CHAT),
     ],
 )
-def test_models_of_one_protocol_are_asked_in_it(model: str, caller: str, expected: str) -> None:
-    """Some of OpenAI's are served in one of its protocols alone; the operator's word counts more."""
-    assert spoken(target("openai", model=model), caller) == expected
-    assert spoken(target("openai", CHAT, RESPONSES, model=model), CHAT) == CHAT
+def test_models_of_one_protocol_are_called_in_it(model: str, caller: str, expected: str) -> None:
+    """Call models of one protocol in it, unless the configuration names others."""
+    assert selected(target("openai", model=model), caller) == expected
+    assert selected(target("openai", CHAT, RESPONSES, model=model), CHAT) == CHAT
 
 
 @pytest.mark.parametrize(
@@ -120,13 +120,13 @@ def test_models_of_one_protocol_are_asked_in_it(model: str, caller: str, expecte
     ],
 )
 def test_counters_have_their_path(kind: str, protocol: str, path: bytes | None) -> None:
-    """A provider counts in whichever of its protocols can; some do not count."""
+    """Count in a protocol of the provider that has a counter; some have none."""
     route = target(kind).counting_route(protocol)
     assert (route.counting_address.raw_path if route and route.counting_address else None) == path
 
 
 def test_each_protocol_has_its_path() -> None:
-    """Below the version, which stands in the address once."""
+    """Append the path of each protocol to the version, which is in the address once."""
     found = target("openai-compatible", CHAT, COMPLETIONS, EMBEDDINGS)
     paths = {caller: found.route(caller).address.raw_path for caller in (CHAT, COMPLETIONS, EMBEDDINGS)}
     expected = {CHAT: b"/v1/chat/completions", COMPLETIONS: b"/v1/completions", EMBEDDINGS: b"/v1/embeddings"}
@@ -138,7 +138,7 @@ def test_each_protocol_has_its_path() -> None:
     ["..", "../cachedContents/x", "models/../../v1/x", "tunedModels/../x", "a/../b", "a/./b", "a//b", "models/"],
 )
 def test_a_name_leads_to_a_model_or_nowhere(model: str) -> None:
-    """A caller's name that stands in an address cannot lead out of where models are: there is no such model."""
+    """Reject a name that would leave the path of models: there is no such model."""
     to = Target(provider("gemini"), model)
     with pytest.raises(ModelNotFound):
         to.route("gemini")
@@ -147,13 +147,13 @@ def test_a_name_leads_to_a_model_or_nowhere(model: str) -> None:
 
 
 def test_names_in_addresses_are_quoted() -> None:
-    """What means something in an address is the name's own there; slashes stay."""
+    """Quote reserved characters of a name in the address, but not slashes."""
     route = Target(provider("gemini", base_url="https://a.example"), "tunedModels/x?y#z:w é").route("gemini")
     assert route.address.raw_path == b"/v1beta/tunedModels/x%3Fy%23z%3Aw%20%C3%A9:generateContent"
 
 
 def test_a_refusal_says_what_is_missing() -> None:
-    """For each of the three ways to be unfit."""
+    """Name the reason for each unsupported family."""
     reasons = {
         "does not support embeddings": (target("anthropic"), EMBEDDINGS),
         "legacy completions only": (target("openai-compatible", COMPLETIONS), CHAT),
@@ -164,7 +164,7 @@ def test_a_refusal_says_what_is_missing() -> None:
             unfit.route(caller)
 
 
-def test_a_route_is_resolved_once_and_knows_whether_bytes_pass_through() -> None:
+def test_a_route_is_resolved_once_and_tells_whether_bytes_pass_through() -> None:
     """Return the same route on every look-up, and none for callers of a family that the upstream doesn't support."""
     to = target("openai-compatible", CHAT)
     assert to.find_route(CHAT) is to.route(CHAT)

@@ -68,7 +68,7 @@ def test_marks_of_caches_do_not_change_it() -> None:
     ],
 )
 def test_every_protocol_has_its_beginning(protocol: str, system: str, said: str) -> None:
-    """System prompt and first word of a user's, wherever they stand."""
+    """Identify a conversation by its system prompt and first user message, wherever they are."""
     words = {"role": "user", "parts": [{"text": "hi"}]} if protocol == "gemini" else USER
     base = {"model": "m", "max_tokens": 5} if protocol == "anthropic-messages" else {"model": "m"}
     prompt: Any = {"parts": [{"text": "x"}]} if protocol == "gemini" else "x"
@@ -91,7 +91,7 @@ def test_what_tells_nothing_is_no_conversation_or_one_by_itself(said: Any) -> No
 
 @pytest.mark.parametrize("name", affinity.SESSION_HEADERS)
 def test_a_callers_own_name_for_it_counts(name: str) -> None:
-    """From its first turn on, whatever is said."""
+    """Use the caller's name from the first turn on, whatever the messages."""
     one = told("openai-chat", {"model": "m", "messages": [USER]}, {name: "s1"})
     two = told("openai-chat", {"model": "m", "messages": [ASSISTANT]}, {name: "s1"})
     other = told("openai-chat", {"model": "m", "messages": [USER]}, {name: "s2"})

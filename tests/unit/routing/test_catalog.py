@@ -1,4 +1,4 @@
-"""Which targets a name stands for, and who may say it."""
+"""The targets of a name, and the callers who may use it."""
 
 from typing import Any
 
@@ -37,7 +37,7 @@ def test_provider_and_model_are_taken_by_their_names() -> None:
     assert names(made.resolve("a/unlisted/with/slashes")) == ["a/unlisted/with/slashes"]
 
 
-def test_exact_names_come_before_patterns_and_those_before_whoever_takes_anything() -> None:
+def test_exact_names_come_before_patterns_and_those_before_providers_without_a_list() -> None:
     """Within each of the three, higher priority goes first."""
     made = catalog(
         {
@@ -68,7 +68,7 @@ def test_disabled_models_and_providers_do_not_exist() -> None:
 
 
 def test_a_name_that_is_switched_off_is_not_brought_back_by_a_pattern() -> None:
-    """The nearer word counts, whichever way the name is said."""
+    """Use the more specific setting, for both forms of the name."""
     made = catalog({"a": {"models": ["o*", {"name": "o1", "enabled": False}, {"name": "q*", "enabled": False}]}})
     assert names(made.resolve("o3")) == ["a/o3"]
     for name in ("o1", "a/o1", "q1", "a/q1"):
@@ -96,13 +96,13 @@ def test_no_name_asks_the_default_provider_for_its_default_model() -> None:
         catalog({"a": {}}).resolve("")
 
 
-def test_bypass_model_replaces_whatever_is_asked() -> None:
-    """The caller still reads the name that it asked for."""
+def test_bypass_model_replaces_every_model() -> None:
+    """Return the requested name to the caller."""
     (target,) = catalog({"a": {"default_model": "real", "bypass_model": True}}).resolve("wish").targets
     assert (target.model, target.client_model) == ("real", "wish")
 
 
-def test_a_caller_reads_the_name_that_it_asked_for() -> None:
+def test_the_requested_name_is_kept() -> None:
     """Routes, prefixes and renamed models all keep the caller's own word."""
     made = catalog({"a": {"models": [{"name": "fast", "upstream": "u"}]}}, {"smart": {"targets": ["a/fast"]}})
     assert [made.resolve(name).targets[0].client_model for name in ("smart", "a/fast", "fast")] == [
@@ -126,7 +126,7 @@ def test_what_a_caller_may_not_use_does_not_exist_for_it() -> None:
 
 
 def test_a_grant_on_a_name_does_not_open_another_way_to_it() -> None:
-    """`provider/model` is a name of its own: a grant of `fast` is none of `a/fast`."""
+    """Treat `provider/model` as a separate name: a grant of `fast` doesn't include `a/fast`."""
     made = catalog({"a": {"models": ["fast"]}})
     with pytest.raises(ModelNotFound):
         made.resolve("a/fast", name_filter(["fast"]))

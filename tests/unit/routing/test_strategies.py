@@ -79,7 +79,7 @@ def test_a_target_has_its_providers_weight_unless_it_says_one() -> None:
 
 
 def test_the_quickest_goes_first_once_all_are_known() -> None:
-    """Ask targets that were not asked yet first, one call each."""
+    """Try targets without a measurement first, one call each."""
     calls = Calls(catalog(route("least_latency")))
     seen = []
     for seconds in (0.9, 0.2, 0.5):
@@ -90,7 +90,7 @@ def test_the_quickest_goes_first_once_all_are_known() -> None:
     assert calls.next() == ["b/m", "c/m", "a/m"]
 
 
-def test_nothing_is_remembered_of_targets_that_nobody_orders() -> None:
+def test_latencies_of_targets_without_the_strategy_are_not_kept() -> None:
     """Their names may be whatever callers said, of which there is no end."""
     latencies = Latencies(FakeClock())
     latencies.record("a/whatever-a-caller-said", 0.5)
