@@ -81,8 +81,8 @@ class CallHandler:
         self._counts = counts
         self._stored = stored
         self._context: CallContext | None = None
-        self._explains: bool
-        self._shows_reasons: bool
+        self._explains = False  # until its header has been checked
+        self._shows_reasons = False
         self._admitted: AdmittedRequest
         self._inbound_request: InboundRequest
 

@@ -172,6 +172,16 @@ def test_explaining_is_off_unless_it_is_switched_on(upstreams: list[ThreadedUpst
     assert "x-llmproxy-explain" not in answer.headers
 
 
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+def test_an_invalid_explain_header_is_refused(upstreams: list[ThreadedUpstream], stream: bool) -> None:
+    """Respond with a 400 that names the header, and send nothing to an upstream."""
+    with served(gateway(upstreams)) as base:
+        answer = post(base, chat_body(stream=stream), **{"x-llmproxy-explain": "yes"})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "x-llmproxy-explain")
+    assert answer.headers["x-llmproxy-attempts"] == "0"
+    assert not any(upstream.requests for upstream in upstreams)
+
+
 # ── ready ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
