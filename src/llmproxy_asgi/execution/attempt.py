@@ -22,7 +22,7 @@ from llmproxy_asgi.facts import CallContext
 from llmproxy_asgi.providers.base import Credential, HeaderList
 from llmproxy_asgi.providers.target import Route, Target
 from llmproxy_asgi.translators.addresses import refuse_addresses
-from llmproxy_asgi.translators.answer_bounds import refuse_crowded
+from llmproxy_asgi.translators.answer_bounds import MOST_VALUES, refuse_crowded
 from llmproxy_asgi.translators.assemble import fold, reasoning_first, unfold
 from llmproxy_asgi.translators.base import ErrorT, InboundRequest, StreamDecoder, UpstreamRequest
 from llmproxy_asgi.translators.embeddings.records import Embeddings
@@ -416,7 +416,12 @@ class Attempt:
         """Return the whole response of a stream that was not requested."""
         route = self.route
         decoder = route.outbound.decoder(self.upstream_request, route.upstream)
-        events = (*decoder.feed(body).events, *decoder.close().events)
+        events: list[StreamEvent] = []
+        for start in range(0, len(body), _STEP):
+            events += decoder.feed(body[start : start + _STEP]).events
+            if len(events) > MOST_VALUES:
+                raise UpstreamProtocolError(f"The upstream's stream has more than {MOST_VALUES} events.")
+        events += decoder.close().events
         return reasoning_first(fold(_dated(events)))
 
     async def _read_body(self, response: UpstreamResponse, limit: int) -> bytes:

@@ -6,7 +6,7 @@ entries are bounded instead.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import repeat
 
 from msgspec import MsgspecError, Raw
@@ -43,16 +43,30 @@ def refuse_crowded(body: bytes, many: Sequence[str]) -> None:
     Raises:
         UpstreamProtocolError: There are too many, wherever they are.
     """
-    if len(body) <= SMALL:
-        return
+    if len(body) > SMALL and is_crowded(body, many):
+        raise UpstreamProtocolError(
+            f"The upstream's answer holds too many JSON values: at most {MOST_VALUES} are taken"
+            + (f" beside {'.'.join(many)}." if many else ".")
+        )
+
+
+def event_check(*places: Sequence[str]) -> Callable[[bytes], bool]:
+    """Return the check of a protocol's events, as a splitter of streams takes it: see `is_crowded`."""
+    return lambda event: is_crowded(event, *places)
+
+
+def is_crowded(data: bytes, *places: Sequence[str]) -> bool:
+    """Return whether an answer, or an event of a stream, holds too many values.
+
+    Args:
+        data: The answer or the event, JSON or not.
+        places: The paths to entries that may be many, as for `refuse_crowded`; one of them holds.
+    """
     try:
-        count_values(body, _ALL)
+        count_values(data, _ALL)
     except OverBounds:
-        if not (many and _is_in_place(body, many)):
-            raise UpstreamProtocolError(
-                f"The upstream's answer holds too many JSON values: at most {MOST_VALUES} are taken"
-                + (f" beside {'.'.join(many)}." if many else ".")
-            ) from None
+        return not any(many and _is_in_place(data, many) for many in places)
+    return False
 
 
 def _is_in_place(body: bytes, many: Sequence[str]) -> bool:

@@ -20,6 +20,7 @@ from typing_extensions import override
 
 import llmproxy_asgi.conversation as ir
 from llmproxy_asgi.errors import GatewayError, UpstreamError, UpstreamFailed, UpstreamProtocolError
+from llmproxy_asgi.translators.answer_bounds import event_check
 from llmproxy_asgi.translators.base import ErrorT, StreamDecoder
 from llmproxy_asgi.wire.sse import (
     DEFAULT_MAX_EVENT,
@@ -72,6 +73,8 @@ class Scan(ABC):
     """The path to the model's name in the first frame that has it."""
     model_repeats: ClassVar[bool] = True
     """Whether later frames name the model again."""
+    many: ClassVar[tuple[Sequence[str], ...]] = ()
+    """The paths to entries of an event that may be very many: see `answer_bounds`."""
     watching: bool = False
     """Whether `inspect` is called with every further frame."""
 
@@ -167,7 +170,7 @@ class PassthroughDecoder(StreamDecoder):
         self._scan = scan
         self._client_model = client_model
         self._strip_comments = strip_comments
-        self._splitter = FrameSplitter(max_event=max_event)
+        self._splitter = FrameSplitter(max_event=max_event, is_crowded=event_check(*scan.many))
         self._complete = self._splitter.complete
         self._search = _any_of(scan.pattern)
         self._started = False

@@ -21,6 +21,7 @@ decoder takes bytes, and a character split by the network is complete within its
 
 import re
 from codecs import BOM_UTF8
+from collections.abc import Callable
 from functools import lru_cache
 
 import msgspec
@@ -45,6 +46,14 @@ class EventTooLarge(ValueError):
         self.limit = limit
 
 
+class EventTooCrowded(EventTooLarge):
+    """An event holds more JSON values than are decoded at once."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(limit)
+        self.args = ("an event with too many JSON values",)
+
+
 class Frame(msgspec.Struct, frozen=True, gc=False):
     """One dispatched event."""
 
@@ -64,6 +73,8 @@ MAX_LINES = 100_000
 """Lines of one event."""
 _LONG = 128 * 1024
 """Bytes of a block whose lines are counted."""
+UNCOUNTED = 2**20
+"""Bytes of an event whose values are not counted: it decodes quickly, however many it holds."""
 
 
 class FrameSplitter:
@@ -74,12 +85,20 @@ class FrameSplitter:
 
     A frame longer than `max_event` bytes, complete or not, or one of more than `MAX_LINES` lines raises
     `EventTooLarge`; the splitter cannot be used afterwards.
+
+    Args:
+        max_event: The maximum bytes of a frame.
+        is_crowded: Tells whether the data of an event of more than `UNCOUNTED` bytes holds too many values; None: it is
+            not counted. Such an event raises `EventTooCrowded`, or is not part of `tail`.
     """
 
-    __slots__ = ("_at_frame_start", "_at_stream_start", "_max_event", "_tail")
+    __slots__ = ("_at_frame_start", "_at_stream_start", "_is_crowded", "_max_event", "_tail")
 
-    def __init__(self, *, max_event: int = DEFAULT_MAX_EVENT) -> None:
+    def __init__(
+        self, *, max_event: int = DEFAULT_MAX_EVENT, is_crowded: Callable[[bytes], bool] | None = None
+    ) -> None:
         self._max_event = max_event
+        self._is_crowded = is_crowded
         self._tail = bytearray()
         self._at_stream_start = True
         self._at_frame_start = False  # nothing held back, and no mark to look for
@@ -87,7 +106,8 @@ class FrameSplitter:
     @property
     def tail(self) -> bytes:
         """The buffered bytes after the last frame end."""
-        return bytes(self._tail)
+        tail = bytes(self._tail)
+        return b"" if len(tail) > UNCOUNTED and self._holds_crowded(tail + b"\n\n") else tail
 
     def complete(self, data: bytes) -> bytes:
         """Return everything up to and including the last frame end, starting with the buffered tail.
@@ -161,6 +181,15 @@ class FrameSplitter:
         if too_large:
             self._tail = bytearray()
             raise EventTooLarge(limit)
+        if len(block) > UNCOUNTED and self._holds_crowded(block):
+            self._tail = bytearray()
+            raise EventTooCrowded(limit)
+
+    def _holds_crowded(self, block: bytes) -> bool:
+        is_crowded = self._is_crowded
+        return is_crowded is not None and any(
+            len(frame.data) > UNCOUNTED and is_crowded(frame.data) for frame in decode(block)
+        )
 
 
 class Decoder:

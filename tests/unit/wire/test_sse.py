@@ -8,8 +8,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from llmproxy_asgi.translators.answer_bounds import is_crowded
 from llmproxy_asgi.wire import sse
-from llmproxy_asgi.wire.sse import Decoder, EventTooLarge, Frame, FrameSplitter, comment, encode
+from llmproxy_asgi.wire.sse import UNCOUNTED, Decoder, EventTooLarge, Frame, FrameSplitter, comment, encode
 
 Event = tuple[str | None, bytes]
 Feeder = Callable[[int], Callable[[bytes], object]]
@@ -454,3 +455,27 @@ def test_comment_is_no_event(text: str) -> None:
     """A comment stays a comment, whatever it says, and ends its frame."""
     stream = comment(text) + b"data: a\n\n"
     assert events(decode([stream])) == [(None, b"a")] == reference(stream)
+
+
+def test_a_long_event_of_very_many_values_is_refused() -> None:
+    """By the data of each event, wherever the stream is split; without a blank line it is not there at all."""
+    event = b'data: {"x":[' + b"[]," * (UNCOUNTED // 3) + b"[]]}"
+    for size in (UNCOUNTED // 4, len(event) + 4):
+        splitter = FrameSplitter(is_crowded=is_crowded)
+        data = b"\n" + event + b'\n: "\n\n.'
+        while len(data) > size:
+            assert splitter.complete(data[:size]).strip() == b""
+            data = data[size:]
+        with pytest.raises(EventTooLarge, match="too many JSON values"):
+            splitter.complete(data)
+    splitter = FrameSplitter(is_crowded=is_crowded)
+    assert splitter.complete(b": x\n\n" + event) == b": x\n\n"
+    assert splitter.tail == b""
+    assert FrameSplitter(is_crowded=is_crowded).complete(event.replace(b"[]", b'""') + b"\n\n")
+
+
+def test_short_events_are_not_counted() -> None:
+    """However many of them come in one read."""
+    splitter = FrameSplitter(is_crowded=bool)
+    event = b'data: {"x":[' + b"[]," * 1000 + b"[]]}\n\n"
+    assert splitter.complete(b"\n" + event * 500)

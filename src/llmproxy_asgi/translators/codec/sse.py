@@ -1,6 +1,7 @@
 """Decode a stream of server-sent events whose data is JSON."""
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 
 import msgspec
@@ -8,6 +9,7 @@ from typing_extensions import override
 
 import llmproxy_asgi.conversation as ir
 from llmproxy_asgi.errors import GatewayError, UpstreamProtocolError
+from llmproxy_asgi.translators.answer_bounds import event_check
 from llmproxy_asgi.translators.base import StreamDecoder, Upstream, UpstreamRequest
 from llmproxy_asgi.translators.codec.events import NO_END, CandidateT, EventBuilder
 from llmproxy_asgi.translators.stray_errors import read_loosely
@@ -35,12 +37,14 @@ class JSONEventDecoder(StreamDecoder, Generic[CandidateT]):
 
     candidate: ClassVar[type[Any]]
     """The class of its candidates."""
+    many: ClassVar[tuple[Sequence[str], ...]] = ()
+    """The paths to entries of an event that may be very many: see `answer_bounds`."""
 
     def __init__(self, upstream_request: UpstreamRequest, upstream: Upstream) -> None:
         self._upstream_request = upstream_request
         self._upstream = upstream
         self._events: EventBuilder[CandidateT] = EventBuilder(upstream_request, self.candidate)
-        self._splitter = sse.FrameSplitter(max_event=upstream.max_event)
+        self._splitter = sse.FrameSplitter(max_event=upstream.max_event, is_crowded=event_check(*self.many))
         self._complete: Any = self._splitter.complete
         self._joiner: SurrogateJoiner | None = None
 

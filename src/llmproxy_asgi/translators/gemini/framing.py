@@ -10,6 +10,7 @@ from typing import ClassVar
 from msgspec import field
 
 from llmproxy_asgi.errors import UpstreamProtocolError
+from llmproxy_asgi.translators.answer_bounds import event_check
 from llmproxy_asgi.translators.base import InboundRequest
 from llmproxy_asgi.wire import sse
 from llmproxy_asgi.wire.json_stream import ArrayDecoder, ArrayEncoder, ElementTooLarge, NotAnArray
@@ -17,6 +18,9 @@ from llmproxy_asgi.wire.json_stream import ArrayDecoder, ArrayEncoder, ElementTo
 _FILLERS = (b"", b"[DONE]")
 """Data that some compatible servers send between or after chunks."""
 _MIN_CHUNK = 10
+MANY = ("candidates", "*", "logprobsResult", "*", "*")
+"""The path to the entries of a response or of a chunk that may be very many."""
+_IS_CROWDED = event_check(MANY)
 
 
 class ArrayInboundRequest(InboundRequest, frozen=True, kw_only=True):
@@ -38,7 +42,7 @@ class ChunkSplitter:
 
     def __init__(self, max_event: int) -> None:
         self._max_event = max_event
-        self._splitter = sse.FrameSplitter(max_event=max_event)
+        self._splitter = sse.FrameSplitter(max_event=max_event, is_crowded=_IS_CROWDED)
         self._complete: Callable[[bytes], bytes] | None = None
         self._array: ArrayDecoder | None = None
 
@@ -59,11 +63,16 @@ class ChunkSplitter:
                     self._complete = self._splitter.complete
                     return _event_data(self._complete(data))
                 self._array = ArrayDecoder(max_element=self._max_event)
-            return self._array.feed(data)
+            return self._refuse_crowded(self._array.feed(data))
         except sse.EventTooLarge as error:
             raise UpstreamProtocolError(f"The upstream sent {error}.") from None
         except (NotAnArray, ElementTooLarge) as error:
             raise UpstreamProtocolError(f"The upstream's stream cannot be read: {error}.") from None
+
+    def _refuse_crowded(self, chunks: list[bytes]) -> list[bytes]:
+        if any(len(chunk) > sse.UNCOUNTED and _IS_CROWDED(chunk) for chunk in chunks):
+            raise sse.EventTooCrowded(self._max_event)
+        return chunks
 
     def close(self) -> list[bytes]:
         """Return the last chunk, if its blank line is missing.

@@ -20,6 +20,7 @@ from llmproxy_asgi.translators import refusals
 from llmproxy_asgi.translators.assemble import fold
 from llmproxy_asgi.translators.base import Headers, InboundRequest, Outbound, StreamDecoder, Upstream, UpstreamRequest
 from llmproxy_asgi.translators.gemini.errors import decode_error, error_in
+from llmproxy_asgi.translators.gemini.framing import MANY
 from llmproxy_asgi.translators.gemini.grounding import count_searches
 from llmproxy_asgi.translators.gemini.hosted_tools import GEMINI
 from llmproxy_asgi.translators.gemini.mappings import decode_usage
@@ -54,7 +55,7 @@ class GeminiOutbound(Outbound):
 
     protocol: ClassVar[str] = PROTOCOL
     pauses: ClassVar[bool] = True
-    many: ClassVar[tuple[str, ...]] = ("candidates", "*", "logprobsResult", "*", "*")
+    many: ClassVar[tuple[str, ...]] = MANY
     stream_beginnings: ClassVar[tuple[bytes, ...]] = (*Outbound.stream_beginnings, b"[")
 
     @override

@@ -18,6 +18,7 @@ from llmproxy_asgi.errors import GatewayError, UpstreamProtocolError
 from llmproxy_asgi.translators.base import InboundRequest, StreamDecoder, Upstream
 from llmproxy_asgi.translators.gemini.errors import error_in
 from llmproxy_asgi.translators.gemini.framing import (
+    MANY,
     ArrayInboundRequest,
     ChunkSplitter,
     encode_end,
@@ -51,6 +52,7 @@ class GeminiScan(Scan):
         candidates: The number of requested candidates.
     """
 
+    many = (MANY,)
     pattern: ClassVar[tuple[re.Pattern[bytes], ...]] = (
         re.compile(rb'"finishReason"\s*:\s*"'),
         re.compile(rb'error(?:"\s*:\s*[^n\s]|[\r\n])'),

@@ -16,6 +16,8 @@ from llmproxy_asgi.translators.openai_chat.schema import Counts, InputCounts, Ou
 from llmproxy_asgi.translators.raw_json import split_object
 
 PROTOCOL = "openai-chat"
+MANY = ("choices", "*", "logprobs", "*", "*")
+"""The path to the entries of a response or of a chunk that may be very many."""
 
 _PREDICTED = ("accepted_prediction_tokens", "rejected_prediction_tokens")
 """Counts in the details of the output usage."""

@@ -18,7 +18,7 @@ from llmproxy_asgi.translators.openai.hosted_tools import CHAT
 from llmproxy_asgi.translators.openai_chat.distinct_calls import repair_response
 from llmproxy_asgi.translators.openai_chat.flat_tools import nest_flat_tools
 from llmproxy_asgi.translators.openai_chat.lost_reasoning import WatchedPassthroughDecoder, has_calls, with_reasoning
-from llmproxy_asgi.translators.openai_chat.mappings import PROTOCOL, decode_usage, usage_of
+from llmproxy_asgi.translators.openai_chat.mappings import MANY, PROTOCOL, decode_usage, usage_of
 from llmproxy_asgi.translators.openai_chat.passthrough import ChatScan
 from llmproxy_asgi.translators.openai_chat.request_encoder import encode_request
 from llmproxy_asgi.translators.openai_chat.schema import ANSWER, Answer, Chunk, ChunkChoice
@@ -38,7 +38,7 @@ class ChatOutbound(Outbound):
     """The Chat Completions codec for upstreams."""
 
     protocol = PROTOCOL
-    many = ("choices", "*", "logprobs", "*", "*")
+    many = MANY
 
     @override
     def encode(self, request: ir.Request, upstream: Upstream) -> UpstreamRequest:

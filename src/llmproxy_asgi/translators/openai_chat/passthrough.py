@@ -14,7 +14,7 @@ from llmproxy_asgi.errors import GatewayError
 from llmproxy_asgi.translators.base import Upstream
 from llmproxy_asgi.translators.openai.errors import decode_error_object, error_in
 from llmproxy_asgi.translators.openai_chat.distinct_calls import BEGINS_CALL, DistinctCalls
-from llmproxy_asgi.translators.openai_chat.mappings import FAILED, PROTOCOL, decode_finish, decode_usage, usage_of
+from llmproxy_asgi.translators.openai_chat.mappings import FAILED, MANY, PROTOCOL, decode_finish, decode_usage, usage_of
 from llmproxy_asgi.translators.openai_chat.schema import PASSTHROUGH, PassthroughChunk
 from llmproxy_asgi.translators.openai_chat.stream_decoder import started
 from llmproxy_asgi.translators.passthrough import Inspection, Scan
@@ -34,6 +34,7 @@ class ChatScan(Scan):
         candidates: The requested number of candidates.
     """
 
+    many = (MANY,)
     pattern = (
         # Without the keys' first quotes: an expression that begins with a rare letter matches faster.
         re.compile(rb'finish_reason"[ \t]*:[ \t]*"'),

@@ -15,6 +15,7 @@ from typing_extensions import override
 
 import llmproxy_asgi.conversation as ir
 from llmproxy_asgi.errors import GatewayError, UpstreamProtocolError
+from llmproxy_asgi.translators.answer_bounds import event_check
 from llmproxy_asgi.translators.base import StreamDecoder, Upstream, UpstreamRequest
 from llmproxy_asgi.translators.custom_tools import unwrapped_input
 from llmproxy_asgi.translators.media import standard_base64
@@ -24,6 +25,7 @@ from llmproxy_asgi.translators.openai.mappings import TIER_IN, dated
 from llmproxy_asgi.translators.openai_chat.candidates import OpenCall, OpenCandidate, find_call
 from llmproxy_asgi.translators.openai_chat.mappings import (
     FAILED,
+    MANY,
     PROTOCOL,
     decode_annotation,
     decode_finish,
@@ -49,6 +51,7 @@ from llmproxy_asgi.translators.stray_errors import read_loosely
 from llmproxy_asgi.translators.surrogates import SurrogateJoiner, decode_marked, decode_replaced
 from llmproxy_asgi.wire.sse import EventTooLarge, Frame, FrameSplitter, decode, only_data
 
+_IS_CROWDED = event_check(MANY)
 _NO_EVENTS = ir.Batch(())
 _BLANK = b"\n\n"
 _AUDIO_FIELDS = ("data", "transcript", "id")
@@ -77,7 +80,7 @@ class ChatStreamDecoder(StreamDecoder):
         self._call_ids = upstream_request.call_ids
         self._emulated = upstream_request.emulated
         self._upstream = upstream
-        self._splitter = FrameSplitter(max_event=upstream.max_event)
+        self._splitter = FrameSplitter(max_event=upstream.max_event, is_crowded=_IS_CROWDED)
         self._complete = self._splitter.complete
         self._nonce = upstream_request.nonce
         self._id = ""
@@ -97,8 +100,8 @@ class ChatStreamDecoder(StreamDecoder):
         out: list[ir.StreamEvent] = []
         try:
             block = self._complete(data)
-        except EventTooLarge:
-            self._fail(UpstreamProtocolError("The upstream sent an event that is too large."), out)
+        except EventTooLarge as error:
+            self._fail(UpstreamProtocolError(f"The upstream sent {error}."), out)
             return ir.Batch(out)
         if not block:
             return _NO_EVENTS

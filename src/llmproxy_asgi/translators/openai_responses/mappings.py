@@ -12,6 +12,10 @@ from llmproxy_asgi.translators.names import derived
 from llmproxy_asgi.translators.openai import mappings as shared
 
 PROTOCOL = "openai-responses"
+MANY = ("output", "*", "content", "*", "logprobs", "*")
+"""The path to the entries of a response that may be very many."""
+MANY_IN_EVENTS = (("logprobs", "*"), ("part", "logprobs", "*"), ("item", *MANY[2:]), ("response", *MANY))
+"""The same in the events of a stream: deltas, parts, items and the complete response."""
 
 TIER_IN: Mapping[str, ir.ServiceTier] = {**shared.TIER_IN, "ultrafast": ir.ServiceTier.ULTRAFAST}
 TIER_OUT: Mapping[ir.ServiceTier, str] = {tier: word for word, tier in TIER_IN.items()}

@@ -18,7 +18,7 @@ from llmproxy_asgi.translators.base import Headers, InboundRequest, Outbound, St
 from llmproxy_asgi.translators.hosted_tools import refuse_in_translation
 from llmproxy_asgi.translators.openai.errors import decode_error, decode_error_object, error_in
 from llmproxy_asgi.translators.openai.hosted_tools import RESPONSES
-from llmproxy_asgi.translators.openai_responses.mappings import PROTOCOL, decode_usage
+from llmproxy_asgi.translators.openai_responses.mappings import MANY, PROTOCOL, decode_usage
 from llmproxy_asgi.translators.openai_responses.passthrough import ResponsesScan
 from llmproxy_asgi.translators.openai_responses.request_encoder import encode_request
 from llmproxy_asgi.translators.openai_responses.request_passthrough import passthrough_request
@@ -72,7 +72,7 @@ class ResponsesOutbound(Outbound):
     """The Responses codec for upstreams."""
 
     protocol = PROTOCOL
-    many = ("output", "*", "content", "*", "logprobs", "*")
+    many = MANY
 
     @override
     def encode(self, request: ir.Request, upstream: Upstream) -> UpstreamRequest:

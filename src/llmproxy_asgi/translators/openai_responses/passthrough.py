@@ -16,7 +16,13 @@ from llmproxy_asgi.conversation import JSONObject
 from llmproxy_asgi.errors import GatewayError, UpstreamError, UpstreamRateLimited, UpstreamRefused
 from llmproxy_asgi.translators.base import ErrorT, Upstream
 from llmproxy_asgi.translators.openai.errors import FAILED_EVENT, decode_error_object, error_in
-from llmproxy_asgi.translators.openai_responses.mappings import PROTOCOL, TIER_IN, decode_finish, decode_usage
+from llmproxy_asgi.translators.openai_responses.mappings import (
+    MANY_IN_EVENTS,
+    PROTOCOL,
+    TIER_IN,
+    decode_finish,
+    decode_usage,
+)
 from llmproxy_asgi.translators.openai_responses.response_decoder import CALLS
 from llmproxy_asgi.translators.openai_responses.response_encoder import failure_object
 from llmproxy_asgi.translators.openai_responses.schema import ITEM_DONE, PASSTHROUGH, PassthroughAnswer
@@ -41,6 +47,7 @@ class ResponsesScan(Scan):
         re.compile(rb"\[DONE\]"),
     )
     model_path = ("response", "model")
+    many = MANY_IN_EVENTS
 
     def __init__(self, upstream: Upstream) -> None:
         self._upstream = upstream

@@ -15,11 +15,13 @@ from typing_extensions import override
 
 import llmproxy_asgi.conversation as ir
 from llmproxy_asgi.errors import GatewayError, UpstreamProtocolError
+from llmproxy_asgi.translators.answer_bounds import event_check
 from llmproxy_asgi.translators.base import StreamDecoder, Upstream, UpstreamRequest
 from llmproxy_asgi.translators.names import derived
 from llmproxy_asgi.translators.openai.errors import decode_error_object, error_in
 from llmproxy_asgi.translators.openai.mappings import dated
 from llmproxy_asgi.translators.openai_responses.mappings import (
+    MANY_IN_EVENTS,
     PROTOCOL,
     TIER_IN,
     decode_finish,
@@ -34,6 +36,7 @@ from llmproxy_asgi.translators.surrogates import SurrogateJoiner, decode_marked
 from llmproxy_asgi.wire.sse import EventTooLarge, Frame, FrameSplitter, decode, only_named
 
 _T = TypeVar("_T")
+_IS_CROWDED = event_check(*MANY_IN_EVENTS)
 _NOTHING = ir.Batch(())
 _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _BLANK = b"\n\n"
@@ -80,7 +83,7 @@ class ResponsesStreamDecoder(StreamDecoder):
         self._nonce = upstream_request.nonce
         self._joiner: SurrogateJoiner | None = None
         self._reader = OutputReader(ItemDecoder(upstream_request, upstream))
-        self._splitter = FrameSplitter(max_event=upstream.max_event)
+        self._splitter = FrameSplitter(max_event=upstream.max_event, is_crowded=_IS_CROWDED)
         self._complete = self._splitter.complete
         self._started = False
         self._over = False
