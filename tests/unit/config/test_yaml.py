@@ -3,10 +3,11 @@
 import json
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmproxy_asgi.config.document import Unreadable
+from llmproxy_asgi.config.document import MAX_VALUES, Unreadable
 from llmproxy_asgi.config.yaml import MAX_ALIASES, read_yaml
 
 
@@ -217,3 +218,21 @@ def test_lines_stay_right_beside_variables() -> None:
     with pytest.raises(Unreadable) as refused:
         read_yaml("a: {b: ${A}}\nc: {d: ${B}, e: }}\n")
     assert refused.value.line == 2
+
+
+@pytest.mark.skipif(not yaml.__with_libyaml__, reason="needs libyaml")
+@pytest.mark.parametrize("variable", ["1", "{a: ${NAME}}"])
+def test_very_many_values_are_refused_before_python_reads_them(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    """With the line; the braces of variables are no values."""
+
+    def compose(_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr("llmproxy_asgi.config.yaml._Loader.get_single_node", compose)
+    nodes = 2 if variable == "1" else 4
+    within = f"k: {variable}\n" * (2 * MAX_VALUES // nodes - 1)
+    with pytest.raises(AssertionError):
+        read_yaml(within)
+    with pytest.raises(Unreadable, match=f"holds more than {MAX_VALUES} values") as caught:
+        read_yaml(within + f"k: {variable}\n" * 2)
+    assert caught.value.line == 2 * MAX_VALUES // nodes
