@@ -1,8 +1,10 @@
 """How long requests of every shape hold the event loop of a real uvicorn, passed through and translated."""
 
+import os
 import platform
 import subprocess
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +115,7 @@ def test_figures_of_bodies(harness: Measured) -> None:
         rows.append(f"| {shape} | {' | '.join(cells)} | {harness.peak() // MIB} |")
     goals = " and ".join(f"{1000 * most:.0f} ms" for most in MOST.values())
     verdict = f"{len(over)} of {len(SHAPES) * 16} are not met" if over else "all are met"
+    versions = ", ".join(f"{name} {version(name)}" for name in ("uvicorn", "uvloop", "msgspec", "aiohttp"))
     lines = [
         "CPU time of the longest step of the event loop, in milliseconds: the slowest of four callers (Chat,",
         "Responses, Messages and Gemini), its name, and how many of the four requests were rejected. A call above the",
@@ -124,7 +127,9 @@ def test_figures_of_bodies(harness: Measured) -> None:
         "| --- | --- | --- | --- | --- | --- |",
         *rows,
         "",
-        f"Commit {commit()}, Python {platform.python_version()}. Goals: {goals}; {verdict}.",
+        f"{len(SHAPES) * 16} figures; the bodies are the same in every run, so there is no seed. Commit {commit()},",
+        f"Python {platform.python_version()}, {versions}; {os.cpu_count()} cores, shared with upstream and caller,",
+        f"load {os.getloadavg()[0]:.1f} at the end. Goals: {goals}; {verdict}.",
     ]
     PAGE.write_text(with_part(PAGE.read_text(encoding="utf-8"), "bodies", "\n".join(lines)), encoding="utf-8")
     assert not over
