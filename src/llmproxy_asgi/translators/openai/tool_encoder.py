@@ -1,7 +1,7 @@
 """Encode tools and the tool choice as both of OpenAI's protocols do; they differ in how entries nest."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import llmproxy_asgi.conversation as ir
@@ -27,8 +27,8 @@ class OpenAIToolEncoder(ABC):
     """
 
     protocol: ClassVar[str]
-    _unenforced: ClassVar[Mapping[str, Any]] = ir.EMPTY
-    """The fields of a function without a strict schema."""
+    _unspecified: ClassVar[bool | None] = None
+    """What `strict` is where a caller of another protocol left it out, because the vendor's default differs."""
 
     def __init__(
         self, request: ir.Request, capabilities: Capabilities, names: Renamer, emulated: set[str], losses: Losses
@@ -55,10 +55,6 @@ class OpenAIToolEncoder(ABC):
     def _declared(self, entry: JSONObject) -> str | None:
         """Return the name that a choice uses for a declared tool."""
 
-    @abstractmethod
-    def _strict(self, strict: bool | None) -> bool | None:
-        """Return the `strict` to send; None: none."""
-
     def _tool(self, tool: ir.Tool) -> JSONObject:
         """Encode a function or a custom tool.
 
@@ -72,9 +68,10 @@ class OpenAIToolEncoder(ABC):
             return self._custom(tool, fields)
         if tool.description is not None:
             fields["description"] = tool.description
-        fields["parameters"], given = function_parameters(tool, self._request, self._can, self._losses)
-        strict = self._strict(given) if self._can.strict_tools else None
-        if strict is not None:
+        fields["parameters"], strict = function_parameters(tool, self._request, self._can, self._losses)
+        if strict is None and self._request.protocol != self.protocol:
+            strict = self._unspecified
+        if strict is not None and self._can.strict_tools:
             fields["strict"] = strict
         return self._entry("function", fields)
 
@@ -86,7 +83,8 @@ class OpenAIToolEncoder(ABC):
         if not self._can.custom_tools:
             self._losses.add("emulated:custom_tool")
             self._emulated.add(fields["name"])
-            return self._entry("function", {**fields, "parameters": emulated_parameters(), **self._unenforced})
+            strict = {} if self._unspecified is None else {"strict": self._unspecified}
+            return self._entry("function", {**fields, "parameters": emulated_parameters(), **strict})
         if tool.grammar is not None:
             rules = {"syntax": tool.grammar.syntax, "definition": tool.grammar.definition}
             fields["format"] = self._entry("grammar", rules)

@@ -54,10 +54,6 @@ class ChatToolEncoder(OpenAIToolEncoder):
         return self._names.outward(tool.name, tool.namespace)
 
     @override
-    def _strict(self, strict: bool | None) -> bool | None:
-        return strict
-
-    @override
     def _named(self, tool: ir.Tool) -> JSONObject | None:
         if tool.kind == "server":
             native = tool.extras.get(PROTOCOL)

@@ -4,7 +4,6 @@
 """
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
 
 from typing_extensions import override
 
@@ -23,7 +22,7 @@ class ResponsesToolEncoder(OpenAIToolEncoder):
     """The encoder of one request's tools."""
 
     protocol = PROTOCOL
-    _unenforced: ClassVar[Mapping[str, Any]] = {"strict": False}
+    _unspecified = False
     shows_sources = False
     """Whether the response shows search results as a part."""
 
@@ -83,10 +82,6 @@ class ResponsesToolEncoder(OpenAIToolEncoder):
     @override
     def _outward(self, tool: ir.Tool) -> str:
         return self._names.outward(tool.name)
-
-    @override
-    def _strict(self, strict: bool | None) -> bool | None:
-        return strict if self._request.protocol == PROTOCOL else bool(strict)
 
     @override
     def _named(self, tool: ir.Tool) -> JSONObject:
