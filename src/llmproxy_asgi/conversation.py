@@ -202,11 +202,14 @@ class Opaque(PartBase, tag="opaque", frozen=True, kw_only=True):
     data: JSONObject
 
 
+ResultPart: TypeAlias = Text | Media | Opaque
+
+
 class ToolResult(PartBase, tag="tool_result", frozen=True, kw_only=True):
     """The result of a tool call."""
 
     call_id: str
-    content: tuple[Text | Media | Opaque, ...] = ()
+    content: tuple[ResultPart, ...] = ()
     name: str | None = None
     is_error: bool = False
     kind: CallKind = "function"

@@ -36,7 +36,7 @@ TOGETHER: dict[Protocol, dict[Protocol, int]] = {
     "anthropic-messages": {"openai-chat": 12, "openai-responses": 14, "gemini": 12},
     "gemini": {"openai-chat": 11, "openai-responses": 13, "anthropic-messages": 12},
 }
-MESSAGE: dict[Protocol, int] = {"openai-chat": 102, "openai-responses": 113, "anthropic-messages": 109, "gemini": 119}
+MESSAGE: dict[Protocol, int] = {"openai-chat": 102, "openai-responses": 100, "anthropic-messages": 108, "gemini": 96}
 """By the caller's protocol, for the upstream that is dearest."""
 WHOLE: dict[traffic.Wire, int] = {"chat": 78, "messages": 381}
 """By the caller's protocol, to a Chat upstream."""

@@ -8,7 +8,7 @@ from msgspec import Raw
 import llmproxy_asgi.conversation as ir
 from llmproxy_asgi.translators import refusals
 from llmproxy_asgi.translators.anthropic_messages import client_tools, server_tools
-from llmproxy_asgi.translators.anthropic_messages.message_decoder import decode_mark, decode_messages, decode_system
+from llmproxy_asgi.translators.anthropic_messages.message_decoder import cache_mark, decode_messages, decode_system
 from llmproxy_asgi.translators.anthropic_messages.options import OPTIONS
 from llmproxy_asgi.translators.anthropic_messages.schema import PROTOCOL
 from llmproxy_asgi.translators.base import InboundRequest
@@ -59,29 +59,21 @@ def _tools(node: Node | None) -> tuple[ir.Tool, ...]:
     return tuple(_tool(tool) for tool in node.array()) if node else ()
 
 
-_TOOL_KEYS = frozenset({"type", "name", "description", "input_schema", "strict", "cache_control", "defer_loading"})
+_TOOL_FIELDS = frozenset({"type", "name", "description", "input_schema", "strict", "cache_control", "defer_loading"})
 
 
 def _tool(node: Node) -> ir.Tool:
-    native = node.object()
-    kind, control = node.get("type"), node.get("cache_control")
-    mark = decode_mark(control) if control else None
-    is_function = kind is None or kind.text() == "custom"
-    client_tool = client_tools.decode_tool({key: value for key, value in native.items() if key != "cache_control"})
-    if client_tool is not None:
-        return msgspec.structs.replace(client_tool, cache_mark=mark)
-    if not is_function or (node.get("name") is None and node.get("input_schema") is None):
-        tool = server_tools.decode_tool({key: value for key, value in native.items() if key != "cache_control"})
-        return ir.Tool(name=tool.name, kind="server", settings=tool.settings, extras=tool.extras, cache_mark=mark)
-    description, schema = node.get("description"), node.need("input_schema")
-    strict, deferred = node.get("strict"), node.get("defer_loading")
-    rest = {key: value for key, value in native.items() if key not in _TOOL_KEYS}
-    return ir.Tool(
-        name=node.need("name").text(),
-        description=description.text() if description else None,
-        parameters=schema.object(),
-        strict=strict.boolean() if strict else None,
-        deferred=deferred.boolean() if deferred else False,
-        cache_mark=mark,
-        extras={PROTOCOL: rest} if rest else ir.EMPTY,
-    )
+    kind, mark = node.optional_text("type"), cache_mark(node)
+    if kind in {None, "custom"} and (node.get("name") or node.get("input_schema")):
+        return ir.Tool(
+            name=node.required_text("name"),
+            description=node.optional_text("description"),
+            parameters=node.required_object("input_schema"),
+            strict=node.optional_boolean("strict"),
+            deferred=node.optional_boolean("defer_loading") or False,
+            cache_mark=mark,
+            extras=node.extras(PROTOCOL, _TOOL_FIELDS),
+        )
+    native = node.rest({"cache_control"})
+    tool = client_tools.decode_tool(native) or server_tools.decode_tool(native)
+    return msgspec.structs.replace(tool, cache_mark=mark)

@@ -123,11 +123,11 @@ def _asked(inbound_request: InboundRequest) -> list[ProtoNode]:
     """What is to be embedded, one object each."""
     if inbound_request.path.get("method") == ONE:
         nodes = {key: Node.of(inbound_request.raw, key) for key in inbound_request.raw}
-        return [_Top({key: node.value for key, node in nodes.items() if node is not None}, "")]
+        return [ProtoNode({key: node.value for key, node in nodes.items() if node is not None}, "")]
     requests = ProtoNode.of_body(inbound_request.raw, "requests")
     if requests is None:
         raise missing("requests")
-    entries = requests.entries()
+    entries = requests.array()
     if not entries:
         requests.fail("must hold at least one request.", code="empty_array")
     for entry in entries:
@@ -145,23 +145,10 @@ def _check_names(entry: Mapping[str, Any], path: str) -> None:
     refuse_both_spellings(entry.keys(), within=f"{path}.")
 
 
-class _Top(ProtoNode):
-    """The body itself, whose fields have no path before their names."""
-
-    __slots__ = ()
-
-    @override
-    def get(self, key: str) -> ProtoNode | None:
-        found = super().get(key)
-        return ProtoNode(found.value, found.path.removeprefix(".")) if found else None
-
-
 def _input(asked: ProtoNode) -> EmbeddingInput:
-    content = asked.get("content")
-    if content is None:
-        raise missing(f"{asked.path}.content".removeprefix("."))
+    content = asked.need("content")
     texts = []
-    for part in content.need("parts").entries():
+    for part in content.required_array("parts"):
         text = part.get("text")
         if text is None:
             raise refusals.refusal("Only text can be embedded", part.path, "send text")

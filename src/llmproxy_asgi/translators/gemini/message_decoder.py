@@ -14,9 +14,8 @@ import msgspec
 
 import llmproxy_asgi.conversation as ir
 from llmproxy_asgi.conversation import JSONObject
-from llmproxy_asgi.translators.fields import missing
 from llmproxy_asgi.translators.gemini.mappings import RESOLUTIONS_IN, media_kind
-from llmproxy_asgi.translators.gemini.proto import ProtoNode
+from llmproxy_asgi.translators.gemini.proto import ProtoNode, camel
 from llmproxy_asgi.translators.gemini.reasoning import attach_to_reasoning, decode_signature, is_part_seal
 from llmproxy_asgi.translators.gemini.schema import PROTOCOL
 from llmproxy_asgi.translators.names import derived
@@ -33,7 +32,10 @@ _PAYLOAD_FIELDS = (
     "toolResponse",
     "audioTranscription",
 )
-_COMMON_FIELDS = ("thought", "thoughtSignature")
+_COMMON_FIELDS = frozenset({"thought", "thoughtSignature"})
+_TEXT_FIELDS = _COMMON_FIELDS | {"text"}
+_RESULT_FIELDS = frozenset({"name", "id", "response", "parts"})
+_EMPTY_TEXT = ir.Text(text="")
 _OWN_HOST = "generativelanguage.googleapis.com"
 
 
@@ -42,14 +44,13 @@ def decode_system(instruction: ProtoNode) -> ir.Message | None:
     if type(instruction.value) is str:
         parts: tuple[ir.Part, ...] = (ir.Text(text=instruction.value),)
     else:
-        given = instruction.get("parts")
-        parts = tuple(_PartDecoder().parts(given, "user")) if given else ()
+        parts = tuple(_PartDecoder().parts(instruction, "user"))
     return ir.Message(role="system", authority="system", parts=parts) if parts else None
 
 
 def decode_contents(contents: ProtoNode) -> list[ir.Message]:
     """Decode all contents in order."""
-    entries = contents.entries()
+    entries = contents.array()
     if not entries:
         contents.fail("at least one content is required.")
     decoder = _PartDecoder()
@@ -57,13 +58,11 @@ def decode_contents(contents: ProtoNode) -> list[ir.Message]:
     model_parts: list[ir.Part] = []  # of adjacent contents of the model
     in_model_content = False
     for entry in entries:
-        role = entry.get("role")
-        role_name = role.text() if role else ""
-        if role and role_name not in {"user", "model", "function", ""}:
-            role.choice(("user", "model"))
-        given = entry.get("parts")
-        parts = decoder.parts(given, "model" if role_name == "model" else "user") if given else []
-        if role_name == "model":
+        role = entry.optional_text("role") or ""
+        if role not in {"user", "model", "function", ""}:
+            entry.required_choice("role", ("user", "model"))
+        parts = decoder.parts(entry, role)
+        if role == "model":
             in_model_content = True
             model_parts += parts
             continue
@@ -77,8 +76,8 @@ def decode_contents(contents: ProtoNode) -> list[ir.Message]:
 
 
 def _user(parts: Sequence[ir.Part]) -> Iterable[ir.Message]:
-    results = tuple(part for part in parts if isinstance(part, ir.ToolResult))
-    rest = tuple(part for part in parts if not isinstance(part, ir.ToolResult))
+    results = tuple(part for part in parts if type(part) is ir.ToolResult)
+    rest = tuple(part for part in parts if type(part) is not ir.ToolResult)
     if results:
         yield ir.Message(role="tool", parts=results)
     if rest or not results:
@@ -89,13 +88,14 @@ def _merged(parts: Sequence[ir.Part]) -> tuple[ir.Part, ...]:
     """Merge the model's parts: join pieces of a text, and move other issuers' seals to the reasoning they belong to."""
     merged = _PartMerger()
     for part in parts:
+        kept = part
         reasoning_seals = [seal for seal in part.seals if not is_part_seal(seal)]
         for seal in reasoning_seals:
             merged.attach(seal)
-        part_seals = tuple(seal for seal in part.seals if is_part_seal(seal))
-        if not part_seals and part == ir.Text(text="", seals=part.seals):
-            continue  # it only carried the signature, or the finish
-        merged.add(msgspec.structs.replace(part, seals=part_seals) if reasoning_seals else part)
+        if reasoning_seals:
+            kept = msgspec.structs.replace(part, seals=tuple(seal for seal in part.seals if is_part_seal(seal)))
+        if kept != _EMPTY_TEXT:  # an empty one only carried the signature, or the finish
+            merged.add(kept)
     return tuple(merged.parts)
 
 
@@ -118,10 +118,10 @@ class _PartMerger:
     def add(self, part: ir.Part) -> None:
         """Add a part or a piece."""
         last = self._parts[-1] if self._parts else None
-        if isinstance(part, ir.Text) and isinstance(last, ir.Text):
+        if type(part) is ir.Text and type(last) is ir.Text:
             continues = not (last.seals or last.extras or part.extras) and bool(part.text or not part.seals)
         else:
-            continues = isinstance(part, ir.Reasoning) and isinstance(last, ir.Reasoning) and not last.seals
+            continues = type(part) is ir.Reasoning and type(last) is ir.Reasoning and not last.seals
         if not continues or not isinstance(part, ir.Text | ir.Reasoning) or last is None:
             self.parts.append(part)
             return
@@ -142,61 +142,54 @@ class _PartDecoder:
         self._names: dict[str, set[str]] = {}  # call id to tool names
         self._calls = 0
 
-    def parts(self, given: ProtoNode, role: str) -> list[ir.Part]:
+    def parts(self, content: ProtoNode, role: str) -> list[ir.Part]:
         """Decode the parts of one content."""
-        decoded: list[ir.Part] = []
-        for node in given.entries():
-            value = node.value
-            if type(value) is dict and len(value) == 1 and type(value.get("text")) is str:
-                decoded.append(ir.Text(text=value["text"]))  # the most common part; same result as `_part`
-            else:
-                decoded.append(self._part(node, role))
-        return decoded
+        return [self._part(node, role) for node in content.optional_array("parts")]
 
     def _part(self, node: ProtoNode, role: str) -> ir.Part:
-        present = [key for key in _PAYLOAD_FIELDS if node.get(key) is not None]
-        kind = present[0] if present else None
+        fields = node.object()
+        if len(fields) == 1 and type(fields.get("text")) is str:  # the most common part
+            return ir.Text(text=fields["text"])
+        names = set(map(camel, fields))
+        present = [key for key in _PAYLOAD_FIELDS if key in names and node.member(key) is not None]
         if len(present) > 1:
             node.fail(f"holds both {present[0]} and {present[1]}; a part is one of them.")
-        match kind:
+        match present[0] if present else None:
             case "text":
                 return self._text(node)
             case "functionCall":
                 return self._call(node)
             case "functionResponse":
-                if role != "user":
+                if role == "model":
                     node.fail("function responses are only allowed in user contents.")
                 return self._result(node.need("functionResponse"))
-            case "inlineData" | "fileData":
+            case "inlineData" | "fileData" as kind:
                 return _media(node, kind)
             case None:
                 return self._unknown(node)
-            case _:
+            case kind:
                 return ir.Opaque(protocol=PROTOCOL, kind=kind, data=node.rest())
 
     def _unknown(self, node: ProtoNode) -> ir.Part:
         fields = node.rest()
         kind = next((key for key in fields if key not in _COMMON_FIELDS), None)
-        if kind is None and node.get("thoughtSignature") is None:
+        if kind is not None:
+            return ir.Opaque(protocol=PROTOCOL, kind=kind, data=fields)
+        if "thoughtSignature" not in fields:
             node.fail("is empty; a part needs one of its payloads.")
-        if kind is None:
-            return ir.Text(text="", seals=_seals(node))
-        return ir.Opaque(protocol=PROTOCOL, kind=kind, data=fields)
+        return ir.Text(text="", seals=_seals(node))
 
     def _text(self, node: ProtoNode) -> ir.Part:
-        text = node.need("text").text()
-        thought = node.get("thought")
-        seals = _seals(node)
-        if thought and thought.boolean():
+        text, seals = node.required_text("text"), _seals(node)
+        if node.optional_boolean("thought"):
             return ir.Reasoning(text=text, style="summary", seals=seals)
-        return ir.Text(text=text, seals=seals, extras=node.extras("text", *_COMMON_FIELDS))
+        return ir.Text(text=text, seals=seals, extras=node.extras(PROTOCOL, _TEXT_FIELDS))
 
     def _call(self, node: ProtoNode) -> ir.ToolCall:
         call = node.need("functionCall")
-        name = call.need("name").text()
-        arguments, given = call.get("args"), call.get("id")
-        text = msgspec.json.encode(arguments.object() if arguments else {}).decode()
-        call_id = given.text() if given else ""
+        name = call.required_text("name")
+        text = msgspec.json.encode(call.optional_object("args") or {}).decode()
+        call_id = call.optional_text("id")
         if not call_id:
             call_id = derived("call_", "call", str(self._calls), name)
         self._calls += 1
@@ -206,19 +199,15 @@ class _PartDecoder:
         return ir.ToolCall(call_id=call_id, name=name, arguments=text, seals=_seals(node))
 
     def _result(self, node: ProtoNode) -> ir.ToolResult:
-        name = node.need("name").text()
-        given = node.get("id")
-        response = node.get("response")
-        fields = response.object() if response else {}
-        parts = node.get("parts")
-        media = [_result_media(part) for part in parts.entries()] if parts else []
-        text, failed = _result_text(fields)
+        name = node.required_text("name")
+        text, failed = _result_text(node.optional_object("response") or {})
+        media = [_result_media(part) for part in node.optional_array("parts")]
         return ir.ToolResult(
-            call_id=self._matching_call(node, given.text() if given else "", name),
+            call_id=self._matching_call(node, node.optional_text("id") or "", name),
             name=name,
             content=(*([ir.Text(text=text)] if text or not media else []), *media),
             is_error=failed,
-            extras=node.extras("name", "id", "response", "parts"),
+            extras=node.extras(PROTOCOL, _RESULT_FIELDS),
         )
 
     def _matching_call(self, node: ProtoNode, call_id: str, name: str) -> str:
@@ -249,7 +238,7 @@ def _result_text(fields: JSONObject) -> tuple[str, bool]:
 
 def _result_media(node: ProtoNode) -> ir.Media | ir.Opaque:
     for kind in ("inlineData", "fileData"):
-        if node.get(kind) is not None:
+        if node.member(kind) is not None:
             return _media(node, kind)
     fields = node.rest()
     return ir.Opaque(protocol=PROTOCOL, kind=next(iter(fields), "part"), data=fields)
@@ -257,28 +246,23 @@ def _result_media(node: ProtoNode) -> ir.Media | ir.Opaque:
 
 def _media(node: ProtoNode, kind: str) -> ir.Media:
     given = node.need(kind)
-    name = given.get("displayName")
-    declared = given.get("mimeType")
-    media_type = declared.text() if declared else None
     if kind == "inlineData":
-        if media_type is None:
-            raise missing(f"{given.path}.mimeType")
-        source: ir.InlineData | ir.StoredFile | ir.Link = ir.InlineData(data=given.need("data").base64())
+        media_type: str | None = given.required_text("mimeType")
+        source: ir.Source = ir.InlineData(data=given.need("data").base64())
     else:
-        address = given.need("fileUri").text()
+        media_type, address = given.optional_text("mimeType"), given.required_text("fileUri")
         source = ir.StoredFile(protocol=PROTOCOL, id=address) if is_google_file(address) else ir.Link(url=address)
-    level = node.get("mediaResolution")
-    level_name = level.get("level") if level else None
-    detail = RESOLUTIONS_IN.get(level_name.enum_value()) if level_name else None
-    known = (kind, *_COMMON_FIELDS, *(("mediaResolution",) if detail else ()))
+    resolution = node.get("mediaResolution")
+    level = resolution.get("level") if resolution else None
+    detail = RESOLUTIONS_IN.get(level.enum_value()) if level else None
     return ir.Media(
         kind=media_kind(media_type),
         source=source,
         media_type=media_type,
-        name=name.text() if name else None,
+        name=given.optional_text("displayName"),
         detail=detail,
         seals=_seals(node),
-        extras=node.extras(*known),
+        extras=node.extras(PROTOCOL, _COMMON_FIELDS | {kind, *(["mediaResolution"] if detail else ())}),
     )
 
 
@@ -295,6 +279,5 @@ def is_google_file(address: str) -> bool:
 
 
 def _seals(node: ProtoNode) -> tuple[ir.Seal, ...]:
-    given = node.get("thoughtSignature")
-    seal = decode_signature(given.text()) if given else None
+    seal = decode_signature(node.optional_text("thoughtSignature") or "")
     return (seal,) if seal else ()

@@ -91,7 +91,7 @@ def _encode_format(kind: str, encoding: Encoding) -> JSONObject | None:
 
 
 def _decode_modalities(node: ProtoNode, _: Decoding) -> tuple[str, ...]:
-    return tuple(entry.enum_value().lower() for entry in node.entries())
+    return tuple(entry.enum_value().lower() for entry in node.array())
 
 
 def _encode_modalities(wanted: Sequence[str], encoding: Encoding) -> list[str] | None:
@@ -174,7 +174,7 @@ def _encode_tier(tier: ir.ServiceTier, encoding: Encoding) -> str | None:
 def _decode_choice(node: ProtoNode, decoding: Decoding) -> ir.ToolChoice | None:
     given, names = node.get("mode"), node.get("allowedFunctionNames")
     mode = given.enum_value(*_MODES) if given else "MODE_UNSPECIFIED"
-    only = tuple(name.text() for name in names.entries()) if names else ()
+    only = tuple(name.text() for name in names.array()) if names else ()
     if mode == "VALIDATED" and not only:
         decoding.keep("toolConfig", {"functionCallingConfig": {"mode": mode}})  # only validates calls; no choice
     if mode == "NONE":

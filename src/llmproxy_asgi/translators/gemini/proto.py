@@ -8,16 +8,15 @@ import re
 from base64 import b64decode
 from binascii import Error as NotBase64
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from functools import lru_cache
 from typing import Any
 
 from msgspec import Raw
 from typing_extensions import override
 
-import llmproxy_asgi.conversation as ir
 from llmproxy_asgi.conversation import JSONObject
-from llmproxy_asgi.translators.fields import Node, missing
-from llmproxy_asgi.translators.gemini.schema import PROTOCOL
+from llmproxy_asgi.translators.fields import Node
 from llmproxy_asgi.translators.media import standard_base64
 
 _CAPITAL = re.compile(r"(?<!^)([A-Z])")
@@ -70,39 +69,31 @@ class ProtoNode(Node):
             BadRequest: The value can't be decoded.
         """
         found = find_key(raw, key)
-        node = Node.of(raw, found) if found else None
-        return cls(node.value, node.path) if node else None
+        return cls.of(raw, found) if found else None
 
     @override
-    def get(self, key: str) -> "ProtoNode | None":
-        fields = self.object()
-        found = find_key(fields, key)
-        value = fields[found] if found else None
-        return None if value is None else ProtoNode(value, f"{self.path}.{found}")
+    def member(self, key: str) -> Any:
+        fields = self.value
+        if type(fields) is dict and key in fields:
+            return fields[key]
+        return self.object().get(snake(key))
 
     @override
-    def need(self, key: str) -> "ProtoNode":
-        found = self.get(key)
-        if found is None:
-            raise missing(f"{self.path}.{key}")
-        return found
-
-    def entries(self) -> "list[ProtoNode]":
-        """Return the nodes of this array."""
-        return [ProtoNode(node.value, node.path) for node in self.array()]
+    def spelling(self, key: str) -> str:
+        return find_key(self.object(), key) or key
 
     @override
     def integer(self, low: int | None = None, high: int | None = None) -> int:
-        return Node(_number(self.value), self.path).integer(low, high)
+        return Node(_number(self.value), self._key, self._parent).integer(low, high)
 
     @override
     def number(self, low: float | None = None, high: float | None = None) -> float:
-        return Node(_number(self.value), self.path).number(low, high)
+        return Node(_number(self.value), self._key, self._parent).number(low, high)
 
     def enum_value(self, *options: str) -> str:
         """Return this enum value in upper case; any value is valid without options."""
         value = self.text().upper()
-        return Node(value, self.path).choice(options) if options else value
+        return Node(value, self._key, self._parent).choice(options) if options else value
 
     def base64(self) -> str:
         """Return this base64 value, in either alphabet, as standard base64 with padding."""
@@ -113,16 +104,11 @@ class ProtoNode(Node):
             self.fail("is not base64.")
         return data
 
-    def rest(self, *known: str) -> JSONObject:
-        """Return the fields of this object other than the known ones, with camel case keys, without nulls."""
+    @override
+    def rest(self, known: AbstractSet[str] = frozenset()) -> JSONObject:
+        """Return the members other than the known ones, with camel case keys, without nulls."""
         fields = self.object()
-        names = frozenset(known)
-        return {name: fields[key] for key in fields if (name := camel(key)) not in names and fields[key] is not None}
-
-    def extras(self, *known: str) -> ir.Extras:
-        """Return `rest` as extras."""
-        rest = self.rest(*known)
-        return {PROTOCOL: rest} if rest else ir.EMPTY
+        return {name: fields[key] for key in fields if (name := camel(key)) not in known and fields[key] is not None}
 
 
 def _number(value: Any) -> Any:

@@ -44,33 +44,28 @@ def _messages(raw: Mapping[str, Raw]) -> tuple[ir.Message, ...]:
 
 
 def _tools(node: ProtoNode | None) -> tuple[ir.Tool, ...]:
-    return tuple(tool for entry in node.entries() for tool in _tool_entry(entry)) if node else ()
+    return tuple(tool for entry in node.array() for tool in _tool_entry(entry)) if node else ()
 
 
 def _tool_entry(entry: ProtoNode) -> list[ir.Tool]:
-    tools: list[ir.Tool] = []
-    declared = entry.get("functionDeclarations")
-    if declared:
-        tools += [_function(function) for function in declared.entries()]
-    for key, value in entry.rest("functionDeclarations").items():
+    tools = [_function(function) for function in entry.optional_array("functionDeclarations")]
+    for key, value in entry.rest({"functionDeclarations"}).items():
         name = SERVER_TOOLS.get(key, key)
         settings: JSONObject | None = {} if key in SERVER_TOOLS else None
         tools.append(ir.Tool(name=name, kind="server", settings=settings, extras={PROTOCOL: {key: value}}))
     return tools
 
 
+_FUNCTION_FIELDS = frozenset({"name", "description", "parameters", "parametersJsonSchema"})
+
+
 def _function(node: ProtoNode) -> ir.Tool:
-    description, gemini_schema, schema = (
-        node.get(key) for key in ("description", "parameters", "parametersJsonSchema")
-    )
-    parameters = None
-    if schema:
-        parameters = schema.object()
-    elif gemini_schema:
-        parameters = from_gemini_schema(gemini_schema.object())
+    parameters = node.optional_object("parametersJsonSchema")
+    if parameters is None and (schema := node.optional_object("parameters")) is not None:
+        parameters = from_gemini_schema(schema)
     return ir.Tool(
-        name=node.need("name").text(),
-        description=description.text() if description else None,
+        name=node.required_text("name"),
+        description=node.optional_text("description"),
         parameters=parameters,
-        extras=node.extras("name", "description", "parameters", "parametersJsonSchema"),
+        extras=node.extras(PROTOCOL, _FUNCTION_FIELDS),
     )

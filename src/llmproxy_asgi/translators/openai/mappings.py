@@ -5,12 +5,13 @@ Source: the types of the openai Python SDK 3.52.0 (read 2026-11-21).
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, cast
+from typing import Any
 
 import llmproxy_asgi.conversation as ir
 from llmproxy_asgi.translators.fields import Node
-from llmproxy_asgi.translators.media import standard_base64
+from llmproxy_asgi.translators.media import data_url, image_type, standard_base64
 
+DETAILS: tuple[ir.Detail, ...] = ("auto", "low", "high", "original")
 NATIVE_ISSUER = "openai"
 """The assumed issuer of unwrapped reasoning state in a caller's history."""
 
@@ -59,16 +60,13 @@ _KINDS: Mapping[type, str] = {
 }
 _LATEST = 253_402_300_799
 """The last Unix time that a `datetime` can hold."""
-_LIFETIMES = ("5m", "30m", "1h", "12h", "24h")
+_LIFETIMES: tuple[ir.CacheLifetime, ...] = ("5m", "30m", "1h", "12h", "24h")
 
 
 def cache_mark(node: Node) -> ir.CacheMark | None:
     """Decode the mark at the end of a cacheable prefix, in the vendor's spelling or in the one of other gateways."""
     found = node.get("prompt_cache_breakpoint") or node.get("cache_control")
-    if found is None:
-        return None
-    ttl = found.get("ttl")
-    return ir.CacheMark(lifetime=cast("ir.CacheLifetime", ttl.choice(_LIFETIMES)) if ttl else None)
+    return ir.CacheMark(lifetime=found.optional_choice("ttl", _LIFETIMES)) if found else None
 
 
 def encode_mark(mark: ir.CacheMark) -> dict[str, Any]:
@@ -101,13 +99,30 @@ def qualifies_as_strict(schema: Any) -> bool:
 def decode_audio(node: Node) -> ir.Media:
     """Decode audio of the caller, an `input_audio` part."""
     audio = node.need("input_audio")
-    word = audio.need("format").text()
+    word = audio.required_text("format")
     return ir.Media(
         kind="audio",
-        source=ir.InlineData(data=standard_base64(audio.need("data").text())),
+        source=ir.InlineData(data=standard_base64(audio.required_text("data"))),
         media_type=AUDIO_TYPES.get(word, f"audio/{word}"),
         cache_mark=cache_mark(node),
     )
+
+
+def image_source(address: Node) -> tuple[ir.Source, str | None]:
+    """Decode the URL of an image into its source and media type."""
+    media_type, data = data_url(address)
+    if data is None:
+        return ir.Link(url=address.text()), None
+    return ir.InlineData(data=data), image_type(data, media_type)
+
+
+def decode_grammar(tool: Node) -> ir.Grammar | None:
+    """Decode the grammar of a custom tool; None for free text."""
+    form = tool.get("format")
+    if form is None or form.required_choice("type", ("text", "grammar")) == "text":
+        return None
+    rules = form.get("grammar") or form
+    return ir.Grammar(syntax=rules.required_text("syntax"), definition=rules.required_text("definition"))
 
 
 def kind_of(part: ir.Part) -> str:

@@ -11,7 +11,7 @@ from llmproxy_asgi.errors import BadRequest
 from llmproxy_asgi.translators.base import InboundRequest
 from llmproxy_asgi.translators.codec.options import Raw
 from llmproxy_asgi.translators.fields import Node
-from llmproxy_asgi.translators.openai.mappings import cache_mark
+from llmproxy_asgi.translators.openai.mappings import cache_mark, decode_grammar
 from llmproxy_asgi.translators.openai_chat.mappings import PROTOCOL
 from llmproxy_asgi.translators.openai_chat.message_decoder import decode_messages
 from llmproxy_asgi.translators.openai_chat.options import OPTIONS
@@ -51,58 +51,37 @@ def _tools(raw: Raw) -> tuple[ir.Tool, ...]:
 
 
 def _tool(node: Node) -> ir.Tool:
-    kind = node.need("type").text()
+    kind, mark = node.required_text("type"), cache_mark(node)
     if kind == "function":
-        # Some clients send flat functions, as in Responses.
-        return _function(node.get("function") or node, mark=cache_mark(node))
+        return _function(node.get("function") or node, mark=mark)  # some clients send it flat, as in Responses
     if kind == "custom":
-        return _custom(node.get("custom") or node, mark=cache_mark(node))
-    name = node.get("name")
-    return ir.Tool(
-        name=name.text() if name else kind, kind="server", settings=None, extras={PROTOCOL: dict(node.object())}
-    )
+        custom = node.get("custom") or node
+        return ir.Tool(
+            name=custom.filled_text("name"),
+            kind="custom",
+            description=custom.optional_text("description"),
+            grammar=decode_grammar(custom),
+            cache_mark=mark,
+        )
+    name = node.optional_text("name")
+    return ir.Tool(name=kind if name is None else name, kind="server", extras={PROTOCOL: dict(node.object())})
 
 
 def _function(node: Node, *, mark: ir.CacheMark | None = None) -> ir.Tool:
-    description, parameters, strict = node.get("description"), node.get("parameters"), node.get("strict")
     return ir.Tool(
-        name=_tool_name(node),
-        description=description.text() if description else None,
-        parameters=parameters.object() if parameters else None,
-        strict=strict.boolean() if strict else None,
+        name=node.filled_text("name"),
+        description=node.optional_text("description"),
+        parameters=node.optional_object("parameters"),
+        strict=node.optional_boolean("strict"),
         cache_mark=mark,
     )
-
-
-def _custom(node: Node, *, mark: ir.CacheMark | None) -> ir.Tool:
-    description, form = node.get("description"), node.get("format")
-    grammar = None
-    if form is not None and form.need("type").choice(("text", "grammar")) == "grammar":
-        rules = form.get("grammar") or form
-        grammar = ir.Grammar(syntax=rules.need("syntax").text(), definition=rules.need("definition").text())
-    return ir.Tool(
-        name=_tool_name(node),
-        kind="custom",
-        description=description.text() if description else None,
-        grammar=grammar,
-        cache_mark=mark,
-    )
-
-
-def _tool_name(node: Node) -> str:
-    name = node.need("name")
-    if not name.text():
-        name.fail("must not be empty.")
-    return name.text()
 
 
 def _web_search(node: Node) -> ir.Tool:
     """Decode the search options of models that always search as a web search tool."""
     settings: dict[str, Any] = {}
-    size = node.get("search_context_size")
-    if size is not None:
-        settings["search_context_size"] = size.choice(("low", "medium", "high"))
-    place = node.get("user_location")
-    if place is not None:
+    if size := node.optional_choice("search_context_size", ("low", "medium", "high")):
+        settings["search_context_size"] = size
+    if place := node.get("user_location"):
         settings["user_location"] = {"type": "approximate", **(place.get("approximate") or place).object()}
     return ir.Tool(name="web_search", kind="server", settings=settings or None)

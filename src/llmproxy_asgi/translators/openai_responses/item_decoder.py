@@ -6,14 +6,14 @@ message of the side that created them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, cast
+from typing import Literal
 
 import msgspec
 
 import llmproxy_asgi.conversation as ir
-from llmproxy_asgi.translators.fields import Node, missing
-from llmproxy_asgi.translators.media import data_url, image_type, standard_base64
-from llmproxy_asgi.translators.openai.mappings import NATIVE_ISSUER, cache_mark, decode_audio
+from llmproxy_asgi.translators.fields import Node
+from llmproxy_asgi.translators.media import data_url, standard_base64
+from llmproxy_asgi.translators.openai.mappings import DETAILS, NATIVE_ISSUER, cache_mark, decode_audio, image_source
 from llmproxy_asgi.translators.openai_responses.mappings import PROTOCOL
 from llmproxy_asgi.translators.openai_responses.response_decoder import (
     decode_annotation,
@@ -24,7 +24,7 @@ from llmproxy_asgi.translators.openai_responses.response_decoder import (
 from llmproxy_asgi.translators.seals import unwrap
 
 _ROLES = ("user", "assistant", "system", "developer")
-_PHASES = ("commentary", "final_answer")
+_PHASES: tuple[ir.Phase, ...] = ("commentary", "final_answer")
 _MADE_BY_MODEL = frozenset(
     {
         "web_search_call",
@@ -67,10 +67,14 @@ class _MessageBuilder:
         self._messages: list[ir.Message] = []
         self._side: ir.Role | None = None
         self._parts: list[ir.Part] = []
-        self._phases: set[str | None] = set()
+        self._phases: set[ir.Phase | None] = set()
 
     def add(
-        self, side: Literal["assistant", "tool"], *parts: ir.Part, phase: str | None = None, is_message: bool = False
+        self,
+        side: Literal["assistant", "tool"],
+        *parts: ir.Part,
+        phase: ir.Phase | None = None,
+        is_message: bool = False,
     ) -> None:
         """Add parts to the message of the model or of tool results."""
         if self._side != side:
@@ -93,9 +97,7 @@ class _MessageBuilder:
     def _close(self) -> None:
         if self._side is not None and self._parts:
             phase = next(iter(self._phases)) if len(self._phases) == 1 else None
-            self._messages.append(
-                ir.Message(role=self._side, parts=tuple(self._parts), phase=cast("ir.Phase | None", phase))
-            )
+            self._messages.append(ir.Message(role=self._side, parts=tuple(self._parts), phase=phase))
         self._side = None
         self._parts = []
         self._phases = set()
@@ -105,34 +107,37 @@ class _MessageBuilder:
 
 
 def _item(item: Node, builder: _MessageBuilder) -> None:
-    kind = item.get("type")
-    word = kind.text() if kind else "message" if item.get("role") else None
-    if word is None:
-        raise missing(f"{item.path}.type")
-    if word == "message":
-        _message(item, builder)
-    elif word == "reasoning":
-        reasoning = _reasoning(item)
-        if reasoning is not None:
-            builder.add("assistant", reasoning)
-    elif word in {"function_call", "custom_tool_call"}:
-        builder.add("assistant", _call(item, word))
-    elif word in {"function_call_output", "custom_tool_call_output"}:
-        builder.add("tool", _result(item, word))
-    elif word == "additional_tools":
-        item.need("tools").array()  # declared with the other tools: `tool_decoder.offered`
-    elif word == "web_search_call":
-        builder.add("assistant", *decode_web_search(item.object()))
+    kind = item.optional_text("type")
+    if kind is None:
+        kind = "message" if item.get("role") else item.required_text("type")
+    match kind:
+        case "message":
+            _message(item, builder)
+        case "reasoning":
+            if (reasoning := _reasoning(item)) is not None:
+                builder.add("assistant", reasoning)
+        case "function_call" | "custom_tool_call":
+            builder.add("assistant", _call(item, kind))
+        case "function_call_output" | "custom_tool_call_output":
+            builder.add("tool", _result(item, kind))
+        case "web_search_call":
+            builder.add("assistant", *decode_web_search(item.object()))
+        case "additional_tools":
+            item.required_array("tools")  # declared with the other tools: `tool_decoder.offered`
+        case _:
+            _opaque(item, kind, builder)
+
+
+def _opaque(item: Node, kind: str, builder: _MessageBuilder) -> None:
+    part = ir.Opaque(protocol=PROTOCOL, kind=kind, data=dict(item.object()), id=_id(item))
+    if kind in _MADE_BY_MODEL:
+        builder.add("assistant", part)
     else:
-        part = ir.Opaque(protocol=PROTOCOL, kind=word, data=dict(item.object()), id=_id(item))
-        if word in _MADE_BY_MODEL:
-            builder.add("assistant", part)
-        else:
-            builder.add_message(ir.Message(role="user", parts=(part,)))
+        builder.add_message(ir.Message(role="user", parts=(part,)))
 
 
 def _message(item: Node, builder: _MessageBuilder) -> None:
-    role = item.need("role").choice(_ROLES)
+    role = item.required_choice("role", _ROLES)
     content = item.need("content")
     if role != "assistant":
         builder.add_message(
@@ -144,71 +149,59 @@ def _message(item: Node, builder: _MessageBuilder) -> None:
             )
         )
         return
-    phase = item.get("phase")
-    word = phase.choice(_PHASES) if phase else None
-    known: ir.Extras = {PROTOCOL: {"phase": word}} if word else ir.EMPTY
+    phase = item.optional_choice("phase", _PHASES)
+    extras: ir.Extras = {PROTOCOL: {"phase": phase}} if phase else ir.EMPTY
     own = _id(item)
-    parts = tuple(
-        msgspec.structs.replace(part, id=own, extras=known or part.extras)
-        if isinstance(part, ir.Text | ir.Refusal)
+    parts = [
+        msgspec.structs.replace(part, id=own, extras=extras or part.extras)
+        if type(part) is ir.Text or type(part) is ir.Refusal
         else part
         for part in _parts(content)
-    )
-    builder.add("assistant", *parts, phase=word, is_message=True)
+    ]
+    builder.add("assistant", *parts, phase=phase, is_message=True)
 
 
 def _reasoning(item: Node) -> ir.Reasoning | None:
     """Decode a reasoning item; return None without text and state."""
-    blob = item.get("encrypted_content")
-    found = item.object()
-    text, plain = reasoning_text(found)
+    blob = item.optional_text("encrypted_content")
+    text, plain = reasoning_text(item.object())
     own = _id(item)
     seals: tuple[ir.Seal, ...] = ()
-    if blob is not None and blob.text():
-        native = ir.Seal(issuer=NATIVE_ISSUER, kind="encrypted", data=blob.value, item_id=own)
-        seals = (unwrap(blob.value) or native,)
+    if blob:
+        seals = (unwrap(blob) or ir.Seal(issuer=NATIVE_ISSUER, kind="encrypted", data=blob, item_id=own),)
     if not (text or seals):
         return None
-    return reasoning_of(found, text, plain=plain, seals=seals)
+    return reasoning_of(item.object(), text, plain=plain, seals=seals)
 
 
-def _call(item: Node, word: str) -> ir.ToolCall:
-    custom = word == "custom_tool_call"
-    given = item.get("input" if custom else "arguments")
-    namespace, caller = item.get("namespace"), item.get("caller")
+def _call(item: Node, kind: str) -> ir.ToolCall:
+    is_custom = kind == "custom_tool_call"
+    caller = item.optional_object("caller")
     return ir.ToolCall(
-        call_id=_filled(item.need("call_id")),
-        name=_filled(item.need("name")),
-        arguments=given.text() if given else "",
-        kind="custom" if custom else "function",
-        namespace=namespace.text() if namespace else None,
-        caller=caller.object() if caller else None,
+        call_id=item.filled_text("call_id"),
+        name=item.filled_text("name"),
+        arguments=item.optional_text("input" if is_custom else "arguments") or "",
+        kind="custom" if is_custom else "function",
+        namespace=item.optional_text("namespace"),
+        caller=caller,
         id=_id(item),
-        extras={PROTOCOL: {}} if caller else ir.EMPTY,
+        extras=ir.EMPTY if caller is None else {PROTOCOL: {}},
     )
 
 
-def _result(item: Node, word: str) -> ir.ToolResult:
+def _result(item: Node, kind: str) -> ir.ToolResult:
     output = item.get("output")
-    name = item.get("name")
     parts = _parts(output) if output else ()
     return ir.ToolResult(
-        call_id=_filled(item.need("call_id")),
-        content=tuple(part for part in parts if isinstance(part, ir.Text | ir.Media | ir.Opaque)),
-        name=name.text() if name else None,
-        kind="custom" if word == "custom_tool_call_output" else "function",
+        call_id=item.filled_text("call_id"),
+        content=tuple([part for part in parts if isinstance(part, ir.ResultPart)]),
+        name=item.optional_text("name"),
+        kind="custom" if kind == "custom_tool_call_output" else "function",
     )
 
 
 def _id(item: Node) -> str | None:
-    found = item.get("id")
-    return found.text() or None if found else None
-
-
-def _filled(node: Node) -> str:
-    if not node.text():
-        node.fail("must not be empty.")
-    return node.text()
+    return item.optional_text("id") or None
 
 
 # ── detached seals ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -241,7 +234,7 @@ def _with_state(messages: Sequence[ir.Message]) -> tuple[ir.Message, ...]:
 
 def _owner(part: ir.Part) -> str | None:
     """Return the id of the owner of a reasoning item that only contains a detached seal."""
-    if not isinstance(part, ir.Reasoning) or part.text or not part.seals:
+    if type(part) is not ir.Reasoning or part.text or not part.seals:
         return None
     owner = part.seals[0].item_id
     return owner if owner and owner != part.id and not owner.startswith("rs_") else None
@@ -251,16 +244,16 @@ def _owners(messages: Sequence[ir.Message]) -> set[str]:
     found: set[str] = set()
     for message in messages:
         for part in message.parts:
-            if isinstance(part, ir.ToolCall):
+            if type(part) is ir.ToolCall:
                 found.add(part.call_id)
-            elif isinstance(part, ir.Text) and part.id and message.role == "assistant":
+            elif type(part) is ir.Text and part.id and message.role == "assistant":
                 found.add(part.id)
     return found
 
 
 def _sealed(part: ir.Part, state: dict[str, list[ir.Seal]]) -> ir.Part:
     """Add a part's seals; of several texts of one message, the first one gets them."""
-    key = part.call_id if isinstance(part, ir.ToolCall) else part.id if isinstance(part, ir.Text) else None
+    key = part.call_id if type(part) is ir.ToolCall else part.id if type(part) is ir.Text else None
     seals = state.pop(key, None) if key else None
     return msgspec.structs.replace(part, seals=(*part.seals, *seals)) if seals else part
 
@@ -273,78 +266,74 @@ def _parts(content: Node) -> tuple[ir.Part, ...]:
         return (ir.Text(text=content.value),)
     if type(content.value) is not list:
         content.refuse("a string or an array of parts")
-    return tuple(_part(node) for node in content.array())
+    return tuple([_part(node) for node in content.array()])
 
 
 def _part(node: Node) -> ir.Part:
     if type(node.value) is str:  # some clients mix bare strings in
         return ir.Text(text=node.value)
-    kind = node.need("type").text()
-    read = _READERS.get(kind)
-    if read is None:
-        return ir.Opaque(
-            protocol=PROTOCOL, kind=kind, data=dict(node.object()), cache_mark=cache_mark(node), extras=WITHIN
-        )
-    return read(node)
+    kind = node.required_text("type")
+    if kind == "input_text" and len(node.value) == 2:  # the most common part
+        return ir.Text(text=node.required_text("text"))
+    decode = _DECODERS.get(kind)
+    if decode is not None:
+        return decode(node)
+    data, mark = dict(node.object()), cache_mark(node)
+    return ir.Opaque(protocol=PROTOCOL, kind=kind, data=data, cache_mark=mark, extras=WITHIN)
 
 
 def _text(node: Node) -> ir.Text:
-    text = node.need("text").text()
-    found = node.get("annotations")
-    entries = found.array() if found else ()
-    citations = tuple(each for entry in entries if (each := decode_annotation(entry.value)) is not None)
-    return ir.Text(text=text, citations=citations, cache_mark=cache_mark(node))
+    text, annotations = node.required_text("text"), node.optional_array("annotations")
+    citations = (decode_annotation(each.value) for each in annotations)
+    return ir.Text(
+        text=text,
+        citations=tuple(each for each in citations if each is not None) if annotations else (),
+        cache_mark=cache_mark(node),
+    )
 
 
 def _refusal(node: Node) -> ir.Refusal:
-    return ir.Refusal(text=node.need("refusal").text(), cache_mark=cache_mark(node))
+    return ir.Refusal(text=node.required_text("refusal"), cache_mark=cache_mark(node))
 
 
 def _image(node: Node) -> ir.Media:
-    detail = node.get("detail")
-    known: dict[str, Any] = {
-        "kind": "image",
-        "detail": cast("ir.Detail", detail.choice(("auto", "low", "high", "original"))) if detail else None,
-        "cache_mark": cache_mark(node),
-    }
-    stored = node.get("file_id")
+    detail = node.optional_choice("detail", DETAILS)
+    source, media_type = _image_source(node)
+    return ir.Media(kind="image", source=source, media_type=media_type, detail=detail, cache_mark=cache_mark(node))
+
+
+def _image_source(node: Node) -> tuple[ir.Source, str | None]:
+    stored = node.optional_text("file_id")
     if stored is not None:
-        return ir.Media(source=ir.StoredFile(protocol=PROTOCOL, id=stored.text()), **known)
+        return ir.StoredFile(protocol=PROTOCOL, id=stored), None
     address = node.need("image_url")
-    if type(address.value) is dict:  # as in Chat
-        address = address.need("url")
-    media_type, data = data_url(address)
-    if data is None:
-        return ir.Media(source=ir.Link(url=address.text()), **known)
-    return ir.Media(source=ir.InlineData(data=data), media_type=image_type(data, media_type), **known)
+    return image_source(address.need("url") if type(address.value) is dict else address)  # an object, as in Chat
 
 
 def _file(node: Node) -> ir.Media:
-    name = node.get("filename")
-    known: dict[str, Any] = {
-        "kind": "document",
-        "name": name.text() if name else None,
-        "cache_mark": cache_mark(node),
-    }
-    stored, address = node.get("file_id"), node.get("file_url")
+    name = node.optional_text("filename")
+    source, media_type = _file_source(node, name or "")
+    return ir.Media(kind="document", source=source, media_type=media_type, name=name, cache_mark=cache_mark(node))
+
+
+def _file_source(node: Node, name: str) -> tuple[ir.Source, str | None]:
+    stored, address = node.optional_text("file_id"), node.optional_text("file_url")
     if stored is not None:
-        return ir.Media(source=ir.StoredFile(protocol=PROTOCOL, id=stored.text()), **known)
+        return ir.StoredFile(protocol=PROTOCOL, id=stored), None
     if address is not None:
-        return ir.Media(source=ir.Link(url=address.text()), media_type=_document_type(address.text()), **known)
+        return ir.Link(url=address), _document_type(address)
     inline = node.need("file_data")
     media_type, data = data_url(inline)
     if data is None:
         data = standard_base64(inline.text())
-    return ir.Media(
-        source=ir.InlineData(data=data), media_type=media_type or _document_type(known["name"] or ""), **known
-    )
+    return ir.InlineData(data=data), media_type or _document_type(name)
 
 
 def _document_type(name: str) -> str:
     return _DOCUMENT_TYPES.get(name.rpartition(".")[2].lower(), "application/pdf")
 
 
-_READERS: Mapping[str, Callable[[Node], ir.Part]] = {
+_DECODERS: Mapping[str, Callable[[Node], ir.Part]] = {
     "input_text": _text,
     "output_text": _text,
     "text": _text,

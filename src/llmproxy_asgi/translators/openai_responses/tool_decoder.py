@@ -10,7 +10,7 @@ import llmproxy_asgi.conversation as ir
 from llmproxy_asgi.conversation import JSONObject
 from llmproxy_asgi.translators.fields import Node
 from llmproxy_asgi.translators.openai.fields import Raw, boolean
-from llmproxy_asgi.translators.openai.mappings import cache_mark
+from llmproxy_asgi.translators.openai.mappings import cache_mark, decode_grammar
 from llmproxy_asgi.translators.openai_responses.mappings import PROTOCOL, WEB_SEARCH
 from llmproxy_asgi.translators.tool_schemas import distinct
 
@@ -27,6 +27,7 @@ _TOOL_FIELDS = frozenset(
         "cache_control",
     }
 )
+_SEARCH_SETTINGS = ("allowed_domains", "blocked_domains", "search_context_size", "user_location")
 _DECLARING = frozenset({"additional_tools", "tool_search_output"})
 """Types of input items that declare tools."""
 _OWN_CHOICES = frozenset({"function", "custom", "allowed_tools"})
@@ -66,91 +67,41 @@ def _is_known(tool: ir.Tool, known: list[ir.Tool], *, found: bool) -> bool:
 
 
 def _tools(node: Node) -> tuple[ir.Tool, ...]:
-    kind = node.need("type").text()
-    if kind == "namespace":
-        place, description = node.need("name").text(), node.get("description")
-        about = {"namespace_description": description.text()} if description else {}
-        return tuple(_tool(entry, namespace=place, about=about) for entry in node.need("tools").array())
-    return (_tool(node),)
+    if node.required_text("type") != "namespace":
+        return (_tool(node),)
+    namespace, description = node.required_text("name"), node.optional_text("description")
+    about = {} if description is None else {"namespace_description": description}
+    return tuple(_tool(entry, namespace=namespace, about=about) for entry in node.required_array("tools"))
 
 
 def _tool(node: Node, *, namespace: str | None = None, about: JSONObject | None = None) -> ir.Tool:
-    kind = node.need("type").text()
-    if kind == "function":
-        return _function(node.get("function") or node, namespace, about or {})  # nested, as in Chat
+    kind = node.required_text("type")
+    if kind not in {"function", "custom"}:
+        return _server(node, kind)
+    inner = node.get(kind) or node  # nested, as in Chat
+    rest = {key: value for key, value in inner.rest(_TOOL_FIELDS).items() if value is not None} | (about or {})
+    known: dict[str, Any] = {
+        "name": inner.filled_text("name"),
+        "description": inner.optional_text("description"),
+        "namespace": namespace,
+        "deferred": inner.optional_boolean("defer_loading") or False,
+        "cache_mark": cache_mark(inner),
+        "extras": {PROTOCOL: rest} if rest else ir.EMPTY,
+    }
     if kind == "custom":
-        return _custom(node.get("custom") or node, namespace, about or {})
-    return _server(node, kind)
-
-
-def _function(node: Node, namespace: str | None, about: JSONObject) -> ir.Tool:
-    parameters, strict = node.get("parameters"), node.get("strict")
-    return ir.Tool(
-        name=_name(node),
-        description=_description(node),
-        parameters=parameters.object() if parameters else None,
-        strict=strict.boolean() if strict else None,
-        namespace=namespace,
-        deferred=_deferred(node),
-        cache_mark=cache_mark(node),
-        extras=_extras(node, about),
-    )
-
-
-def _custom(node: Node, namespace: str | None, about: JSONObject) -> ir.Tool:
-    form = node.get("format")
-    grammar = None
-    if form is not None and form.need("type").choice(("text", "grammar")) == "grammar":
-        rules = form.get("grammar") or form
-        grammar = ir.Grammar(syntax=rules.need("syntax").text(), definition=rules.need("definition").text())
-    return ir.Tool(
-        name=_name(node),
-        kind="custom",
-        description=_description(node),
-        grammar=grammar,
-        namespace=namespace,
-        deferred=_deferred(node),
-        cache_mark=cache_mark(node),
-        extras=_extras(node, about),
-    )
+        return ir.Tool(kind="custom", grammar=decode_grammar(inner), **known)
+    parameters, strict = inner.optional_object("parameters"), inner.optional_boolean("strict")
+    return ir.Tool(parameters=parameters, strict=strict, **known)
 
 
 def _server(node: Node, kind: str) -> ir.Tool:
     native = dict(node.object())
     if not kind.startswith(WEB_SEARCH):
-        name = node.get("name")
-        return ir.Tool(name=name.text() if name else kind, kind="server", extras={PROTOCOL: native})
-    filters = node.get("filters")
-    asked = {**(filters.object() if filters else {}), **native}
-    settings = {
-        key: asked[key]
-        for key in ("allowed_domains", "blocked_domains", "search_context_size", "user_location")
-        if asked.get(key)
-    }
+        name = node.optional_text("name")
+        return ir.Tool(name=kind if name is None else name, kind="server", extras={PROTOCOL: native})
+    asked = {**(node.optional_object("filters") or {}), **native}
+    settings = {key: asked[key] for key in _SEARCH_SETTINGS if asked.get(key)}
     return ir.Tool(name=WEB_SEARCH, kind="server", settings=settings or None, extras={PROTOCOL: native})
-
-
-def _name(node: Node) -> str:
-    name = node.need("name")
-    if not name.text():
-        name.fail("must not be empty.")
-    return name.text()
-
-
-def _description(node: Node) -> str | None:
-    description = node.get("description")
-    return description.text() if description else None
-
-
-def _deferred(node: Node) -> bool:
-    found = node.get("defer_loading")
-    return found.boolean() if found else False
-
-
-def _extras(node: Node, about: JSONObject) -> ir.Extras:
-    rest = {key: value for key, value in node.object().items() if key not in _TOOL_FIELDS and value is not None}
-    kept = {**rest, **about}
-    return {PROTOCOL: kept} if kept else ir.EMPTY
 
 
 # ── the choice ───────────────────────────────────────────────────────────────────────────────────────────────────────
