@@ -52,7 +52,7 @@ def _frame(name: str, fields: JSONObject) -> bytes:
     return b"event: %b\ndata: %b\n\n" % (name.encode(), _json({"type": name, **fields}))
 
 
-class MessagesStreamEncoder(PartEncoder[CandidateState]):
+class MessagesStreamEncoder(PartEncoder):
     """The encoder of one stream."""
 
     one_candidate = True
@@ -74,10 +74,6 @@ class MessagesStreamEncoder(PartEncoder[CandidateState]):
         usage = event.usage if event.usage and event.usage.input else estimated_input(self._size)
         message = message_start(event.id, event.nonce, self._model or event.model, usage)
         self.out.append(b"event: message_start\ndata: %b\n\n" % message)
-
-    @override
-    def start_candidate(self, number: int) -> CandidateState:
-        return CandidateState(number)
 
     @override
     def writer(self, candidate: CandidateState, part: ir.Part) -> PartWriter:

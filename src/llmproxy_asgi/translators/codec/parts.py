@@ -17,10 +17,10 @@ hook if their writer has a `prefix` and a `suffix`: the prefix, the text as JSON
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar, Generic, TypeVar, assert_never
+from typing import ClassVar, Generic, assert_never, cast
 
 import msgspec
-from typing_extensions import override
+from typing_extensions import TypeVar, override
 
 import llmproxy_asgi.conversation as ir
 from llmproxy_asgi.errors import GatewayError, UpstreamProtocolError
@@ -44,11 +44,11 @@ class PartWriter:
         self.suffix = b""
         self.has_write = type(self).write is not PartWriter.write
         self.keeps = True
-        """Whether `pieces` is needed; else the pieces are only counted."""
+        """Whether the encoder collects `pieces`; else it counts them."""
         self.pieces: list[str] = []
         """Text, reasoning or arguments so far."""
-        self.uncollected = 0
-        """Code points that `pieces` doesn't hold."""
+        self.counted = 0
+        """Code points that the encoder counted instead."""
         self.data: list[str] = []
         """Base64 text of media so far."""
         self.citations: list[ir.Citation] = []
@@ -96,7 +96,7 @@ class PartWriter:
     @property
     def length(self) -> int:
         """Code points of text, reasoning or arguments so far."""
-        return self.uncollected + sum(map(len, self.pieces))
+        return self.counted + sum(map(len, self.pieces))
 
     # ── called by the encoder and by hooks ───────────────────────────────────────────────────────────────────────────
 
@@ -107,7 +107,7 @@ class PartWriter:
         if self.keeps:
             self.pieces.append(text)
         else:
-            self.uncollected += len(text)
+            self.counted += len(text)
         if self.prefix:
             self.out.append(self.prefix + _json(text) + self.suffix)
         elif self.has_write:
@@ -150,25 +150,33 @@ class PartWriter:
         Raises:
             UpstreamProtocolError: The pieces of its data can't be joined.
         """
-        if part is not self.part or not any(self.data):
+        inline = part.source.data if isinstance(part.source, ir.InlineData) else ""
+        if not any(self.data) or (inline and part is not self.part):
             return part
-        earlier = [part.source.data] if isinstance(part.source, ir.InlineData) else []
         try:
-            data = joined_base64([*earlier, *self.data])
+            data = joined_base64([inline, *self.data])
         except ValueError:
             raise UpstreamProtocolError("The upstream sent audio that cannot be decoded.") from None
         return msgspec.structs.replace(part, source=ir.InlineData(data=data))
 
 
+class NullWriter(PartWriter):
+    """A writer of a part that the protocol can't express."""
+
+    def __init__(self, part: ir.Part, out: list[bytes]) -> None:
+        super().__init__(part, out)
+        self.keeps = False
+
+
 class CandidateState:
-    """What the encoder keeps of one candidate; protocols add theirs."""
+    """The state of one candidate; protocols add to it in a subclass."""
 
     def __init__(self, number: int) -> None:
         self.number = number
         self.finish = ir.Finish(reason=ir.FinishReason.UNKNOWN)
 
 
-CandidateT = TypeVar("CandidateT", bound=CandidateState)
+CandidateT = TypeVar("CandidateT", bound=CandidateState, default=CandidateState)
 
 
 class PartEncoder(StreamEncoder, Generic[CandidateT]):
@@ -199,9 +207,9 @@ class PartEncoder(StreamEncoder, Generic[CandidateT]):
     def start(self, event: ir.Started) -> None:
         """Start the answer."""
 
-    @abstractmethod
     def start_candidate(self, number: int) -> CandidateT:
-        """Start a candidate."""
+        """Start a candidate and return its state."""
+        return cast("CandidateT", CandidateState(number))
 
     @abstractmethod
     def writer(self, candidate: CandidateT, part: ir.Part) -> PartWriter:
@@ -247,7 +255,7 @@ class PartEncoder(StreamEncoder, Generic[CandidateT]):
                         if writer.keeps:
                             writer.pieces.append(text)
                         else:
-                            writer.uncollected += len(text)
+                            writer.counted += len(text)
                         if writer.prefix:
                             out.append(writer.prefix + _json(text) + writer.suffix)
                         elif writer.has_write:
