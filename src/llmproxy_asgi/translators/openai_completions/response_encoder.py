@@ -1,9 +1,8 @@
-"""Answers as completions' callers read them: whole, and as a stream of chunks that ends with `[DONE]`.
+"""Encode responses for callers of Completions: complete, and as a stream of chunks that ends with `[DONE]`.
 
-Only words are told. A refusal's words are text like any other here, and its finish is `content_filter`.
+Only text is encoded. A refusal is text like any other here, and its finish is `content_filter`.
 """
 
-from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -11,7 +10,9 @@ import msgspec
 from typing_extensions import override
 
 import llmproxy_asgi.conversation as ir
-from llmproxy_asgi.translators.base import InboundRequest, StreamEncoder
+from llmproxy_asgi.errors import GatewayError
+from llmproxy_asgi.translators.base import InboundRequest
+from llmproxy_asgi.translators.codec.parts import CandidateState, NullWriter, PartEncoder, PartWriter
 from llmproxy_asgi.translators.names import derived
 from llmproxy_asgi.translators.openai.errors import encode_error_object
 from llmproxy_asgi.translators.openai_chat.mappings import encode_usage
@@ -62,69 +63,70 @@ def _declined(finish: ir.Finish) -> str:
     return finish.message or "" if finish.reason is ir.FinishReason.REFUSAL else ""
 
 
-class CompletionsStreamEncoder(StreamEncoder):
-    """Writes one stream."""
+class _Candidate(CandidateState):
+    """The state of one candidate."""
+
+    has_text = False
+
+
+class CompletionsStreamEncoder(PartEncoder[_Candidate]):
+    """The encoder of one stream. Texts can't overlap, because clients see one text."""
+
+    sequenced = (ir.Text, ir.Refusal)
 
     def __init__(self, inbound_request: InboundRequest) -> None:
+        super().__init__()
         self._model = inbound_request.model
-        self._asked_usage = inbound_request.include_usage
+        self._include_usage = inbound_request.include_usage
         self._tail = b',"usage":null}\n\n' if inbound_request.include_usage else b"}\n\n"
         self._head = b""
-        self._written: set[tuple[int, int]] = set()
-        """Parts of which anything was told, by candidate and index."""
-        self._usage: ir.Usage | None = None
-        self._over = False
 
     @override
-    def feed(self, events: Sequence[ir.StreamEvent]) -> bytes:
-        out: list[bytes] = []
-        for event in events:
-            if self._over:
-                break
-            match event:
-                case ir.PartDelta(candidate=candidate, index=index, delta=ir.TextDelta() | ir.RefusalDelta() as delta):
-                    self._write_text(candidate, index, delta.text, out)
-                case ir.PartStarted(candidate=candidate, index=index, part=ir.Text() | ir.Refusal() as part):
-                    self._write_text(candidate, index, part.text, out)
-                case ir.PartEnded(candidate=candidate, index=index, part=part):
-                    self._restate(candidate, index, part, out)
-                case ir.Started(id=answer, created_at=created_at, model=model, usage=usage, nonce=nonce):
-                    head = _json(_head(answer, nonce, created_at, self._model or model))
-                    self._head = b"data: " + head[:-1] + b',"choices":['
-                    self._usage = usage
-                case ir.Finished(candidate=candidate, finish=finish):
-                    self._finish(candidate, finish, out)
-                case ir.UsageReported(usage=usage):
-                    self._usage = usage
-                case ir.Failed() | ir.Ended():
-                    self._end(event, out)
-                case _:  # this protocol has no reasoning, calls or media
-                    pass
-        return b"".join(out)
+    def start(self, event: ir.Started) -> None:
+        head = _json(_head(event.id, event.nonce, event.created_at, self._model or event.model))
+        self._head = b"data: " + head[:-1] + b',"choices":['
 
-    def _write_text(self, candidate: int, index: int, text: str, out: list[bytes]) -> None:
-        if text:
-            self._written.add((candidate, index))
-            self._write(candidate, text, b"null", out)
+    @override
+    def start_candidate(self, number: int) -> _Candidate:
+        return _Candidate(number)
 
-    def _restate(self, candidate: int, index: int, part: ir.Part | None, out: list[bytes]) -> None:
-        """Write a part whose text was not streamed."""
-        if isinstance(part, ir.Text | ir.Refusal) and (candidate, index) not in self._written:
-            self._write_text(candidate, index, part.text, out)
+    @override
+    def writer(self, candidate: _Candidate, part: ir.Part) -> PartWriter:
+        if not isinstance(part, ir.Text | ir.Refusal):
+            return NullWriter(part, self.out)
+        writer = _TextWriter(part, self.out, candidate)
+        writer.prefix, writer.suffix = self._head + b'{"text":', self._after_text(candidate, b"null")
+        return writer
 
-    def _finish(self, candidate: int, finish: ir.Finish, out: list[bytes]) -> None:
-        has_text = any(each == candidate for each, _ in self._written)
-        self._write(candidate, "" if has_text else _declined(finish), _json(_word(finish)), out)
+    def _after_text(self, candidate: _Candidate, finish: bytes) -> bytes:
+        rest = b',"index":%d,"logprobs":null,"finish_reason":%b}]' % (candidate.number, finish)
+        return rest + self._tail
 
-    def _end(self, event: ir.Failed | ir.Ended, out: list[bytes]) -> None:
-        self._over = True
-        if isinstance(event, ir.Failed):
-            out.append(b"data: " + encode_error_object(event.error) + b"\n\n")
-            return
-        if self._asked_usage and self._usage is not None:
-            out.append(self._head + b'],"usage":' + _json(encode_usage(self._usage)) + b"}\n\n")
-        out.append(b"data: [DONE]\n\n")
+    @override
+    def finish(self, candidate: _Candidate) -> None:
+        text = "" if candidate.has_text else _declined(candidate.finish)
+        end = self._after_text(candidate, _json(_word(candidate.finish)))
+        self.out.append(self._head + b'{"text":' + _json(text) + end)
 
-    def _write(self, candidate: int, text: str, finish: bytes, out: list[bytes]) -> None:
-        choice = b'{"text":%b,"index":%d,"logprobs":null,"finish_reason":%b}]' % (_json(text), candidate, finish)
-        out.append(self._head + choice + self._tail)
+    @override
+    def end(self) -> None:
+        if self._include_usage and self.usage is not None:
+            self.out.append(self._head + b'],"usage":' + _json(encode_usage(self.usage)) + b"}\n\n")
+        self.out.append(b"data: [DONE]\n\n")
+
+    @override
+    def fail(self, error: GatewayError) -> None:
+        self.out.append(b"data: " + encode_error_object(error) + b"\n\n")
+
+
+class _TextWriter(PartWriter):
+    """The writer of text and refusals."""
+
+    def __init__(self, part: ir.Part, out: list[bytes], candidate: _Candidate) -> None:
+        super().__init__(part, out)
+        self.keeps = False
+        self._candidate = candidate
+
+    @override
+    def end(self, part: ir.Part) -> None:
+        self._candidate.has_text |= bool(self.length)
