@@ -9,7 +9,6 @@ was the last one, which may be incomplete; messages and calls are done at that p
 """
 
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
 from typing import Any, assert_never
 
 import msgspec
@@ -19,7 +18,8 @@ import llmproxy_asgi.conversation as ir
 from llmproxy_asgi.conversation import JSONObject
 from llmproxy_asgi.errors import GatewayError, UpstreamFailed
 from llmproxy_asgi.translators.assemble import unfold
-from llmproxy_asgi.translators.base import InboundRequest, StreamEncoder
+from llmproxy_asgi.translators.base import InboundRequest
+from llmproxy_asgi.translators.codec.parts import CandidateState, NullWriter, PartEncoder, PartWriter
 from llmproxy_asgi.translators.openai_responses.mappings import PROTOCOL, answer_id, encode_finish
 from llmproxy_asgi.translators.openai_responses.response_encoder import (
     ResponseObject,
@@ -29,37 +29,31 @@ from llmproxy_asgi.translators.openai_responses.response_encoder import (
 )
 from llmproxy_asgi.translators.openai_responses.writers import (
     ImageWriter,
-    LateTextWriter,
     MessageWriter,
-    NullWriter,
     OutputItems,
     PassthroughItem,
     ReasoningWriter,
     TextWriter,
     ToolCallWriter,
     WebSearchWriter,
-    Writer,
 )
 
-_EPOCH = datetime.fromtimestamp(0, UTC)
 
-
-class ResponsesStreamEncoder(StreamEncoder):
+class ResponsesStreamEncoder(PartEncoder):
     """The encoder of one stream."""
 
+    one_candidate = True
+
     def __init__(self, inbound_request: InboundRequest) -> None:
+        super().__init__()
         self._inbound_request = inbound_request
-        self._output = OutputItems("")
+        self._output = OutputItems("", self.out)
         self._object: ResponseObject | None = None
-        self._open: dict[int, Writer] = {}
         self._message: MessageWriter | None = None
         self._call: ToolCallWriter | None = None
-        self._usage: ir.Usage | None = None
-        self._finish: ir.Finish | None = None
         self._namespaces: dict[str, str] | None = None
         self._refused = False
         self._has_text = False
-        self._over = False
         self.last = b""
         """The final response object."""
 
@@ -67,47 +61,12 @@ class ResponsesStreamEncoder(StreamEncoder):
     def withheld(self) -> Sequence[tuple[str, Sequence[ir.Seal]]]:
         return tuple(self._output.withheld.items())
 
-    @override
-    def feed(self, events: Sequence[ir.StreamEvent]) -> bytes:
-        out: list[bytes] = []
-        for event in events:
-            if type(event) is ir.PartDelta:
-                writer = self._open.get(event.index)
-                if writer is not None and not event.candidate:
-                    writer.delta(event.delta, out)
-            elif not self._over:
-                self._encode_event(event, out)
-        return out[0] if len(out) == 1 else b"".join(out)
-
-    def _encode_event(self, event: ir.StreamEvent, out: list[bytes]) -> None:
-        match event:
-            case ir.PartStarted(candidate=0, index=index, part=part):
-                self._open[index] = self._start_part(part, out)
-            case ir.PartEnded(candidate=0, index=index, part=part):
-                self._end_part(index, part, out)
-            case ir.Finished(candidate=0, finish=finish):
-                self._finished(finish, out)
-            case ir.UsageReported(usage=usage):
-                self._usage = usage
-            case ir.Started():
-                self._start(event, out)
-            case ir.Ended(service_tier=tier):
-                if self._object is not None:
-                    self._object.service_tier = tier or self._object.service_tier
-                self._end(out)
-            case ir.Failed(error=error):
-                self._fail(error, out)
-            case ir.PartStarted() | ir.PartDelta() | ir.PartEnded() | ir.Finished() | ir.Passed():
-                pass  # another candidate, as this protocol has one; or an event with the numbering of another upstream
-            case _:
-                assert_never(event)
-
     # ── lifecycle events ─────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _start(self, event: ir.Started, out: list[bytes]) -> None:
+    @override
+    def start(self, event: ir.Started) -> None:
         state = self._inbound_request.state
         found = (state.answer_id if state is not None else None) or answer_id(event.id, event.nonce)
-        self._usage = event.usage
         self._object = ResponseObject(
             self._inbound_request,
             answer=found,
@@ -115,113 +74,102 @@ class ResponsesStreamEncoder(StreamEncoder):
             created_at=event.created_at,
             extras=event.extras.get(PROTOCOL, {}),
         )
-        self._object.service_tier = event.service_tier
-        self._output = OutputItems(found)
+        self._object.service_tier = self.tier
+        self._output = OutputItems(found, self.out)
         snapshot = msgspec.Raw(self._object.encode("in_progress", ()))
-        self._output.event("response.created", {"response": snapshot}, out)
-        self._output.event("response.in_progress", {"response": snapshot}, out)
+        self._output.event("response.created", {"response": snapshot})
+        self._output.event("response.in_progress", {"response": snapshot})
 
-    def _finished(self, finish: ir.Finish, out: list[bytes]) -> None:
-        self._finish = finish
+    @override
+    def finish(self, candidate: CandidateState) -> None:
+        finish = candidate.finish
         if finish.reason is ir.FinishReason.REFUSAL and finish.message and not (self._has_text or self._refused):
-            refusal = ir.Refusal(text=finish.message)
-            self._start_part(refusal, out).end(refusal, out)
+            writer = self.writer(candidate, ir.Refusal(text=finish.message))
+            writer.start()
+            writer.close(None)
         status, _ = encode_finish(finish, refused=self._refused)
-        self._complete_pending(out, status="incomplete" if status == "incomplete" else "completed")
+        self._complete_pending(status="incomplete" if status == "incomplete" else "completed")
 
-    def _end(self, out: list[bytes]) -> None:
-        finish = self._finish or ir.Finish(reason=ir.FinishReason.UNKNOWN)
+    @override
+    def end(self) -> None:
+        finish = self.candidate(0).finish
         status, why = encode_finish(finish, refused=self._refused)
         error: JSONObject | None = None
         if status == "failed":
             error = failure_object(UpstreamFailed(finish.message or "The model made a call that cannot be read."))
         name = "response.incomplete" if status == "cancelled" else f"response.{status}"
-        self._close(name, status, out, incomplete=why, error=error)
+        self._write_last(name, status, incomplete=why, error=error)
 
-    def _fail(self, error: GatewayError, out: list[bytes]) -> None:
-        self._over = True
-        if self._object is None:
-            event = passthrough_failure(error)
-            if event is not None:
-                answer = {**event.get("response", {}), "model": self._inbound_request.model}
-                OutputItems("").event("response.failed", {**event, "response": answer}, out, numbered=False)
-            else:
-                OutputItems("").event("error", error_event(error), out, numbered=False)
+    @override
+    def fail(self, error: GatewayError) -> None:
+        if self._object is not None:
+            self._write_last("response.failed", "failed", error=failure_object(error))
             return
-        self._close("response.failed", "failed", out, error=failure_object(error))
+        event = passthrough_failure(error)
+        if event is not None:
+            answer = {**event.get("response", {}), "model": self._inbound_request.model}
+            self._output.event("response.failed", {**event, "response": answer}, numbered=False)
+        else:
+            self._output.event("error", error_event(error), numbered=False)
 
-    def _close(
-        self,
-        name: str,
-        status: str,
-        out: list[bytes],
-        *,
-        incomplete: str | None = None,
-        error: JSONObject | None = None,
+    def _write_last(
+        self, name: str, status: str, *, incomplete: str | None = None, error: JSONObject | None = None
     ) -> None:
-        self._over = True
-        self._open.clear()
         if self._object is None:
             return
+        self._object.service_tier = self.tier
         self.last = self._object.encode(
-            status, self._output.items(), usage=self._usage, error=error, incomplete=incomplete
+            status, self._output.items(), usage=self.usage, error=error, incomplete=incomplete
         )
-        self._output.event(name, {"response": msgspec.Raw(self.last)}, out)
+        self._output.event(name, {"response": msgspec.Raw(self.last)})
 
     # ── parts ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _start_part(self, part: ir.Part, out: list[bytes]) -> Writer:
+    @override
+    def writer(self, candidate: CandidateState, part: ir.Part) -> PartWriter:
         match part:
             case ir.Text() | ir.Refusal():
-                return self._start_text(part, out)
+                return self._text_writer(part)
+            case ir.Opaque() if part.protocol != PROTOCOL:
+                return NullWriter(part, self.out)
+            case ir.ServerToolResult() | ir.ToolResult():
+                return NullWriter(part, self.out)
+        self._complete_pending()
+        match part:
             case ir.Reasoning():
-                self._complete_pending(out)
-                return ReasoningWriter(self._output, part, out)
+                return ReasoningWriter(part, self._output)
             case ir.ToolCall():
-                self._complete_pending(out)
-                self._call = ToolCallWriter(self._output, part, self._namespace(part), out)
+                self._call = ToolCallWriter(part, self._output, self._namespace(part))
                 return self._call
             case ir.ServerToolCall():
-                self._complete_pending(out)
-                return WebSearchWriter(self._output, part, out)
+                return WebSearchWriter(part, self._output)
             case ir.Media():
-                self._complete_pending(out)
-                return ImageWriter(self._output, part)
-            case ir.Opaque(protocol=protocol) if protocol == PROTOCOL:
-                self._complete_pending(out)
-                return PassthroughItem(self._output, part.data)
-            case ir.Opaque() | ir.ServerToolResult() | ir.ToolResult():
-                return NullWriter()
+                return ImageWriter(part, self._output)
+            case ir.Opaque():
+                return PassthroughItem(part, self._output)
             case _:
                 assert_never(part)
 
-    def _start_text(self, part: ir.Text | ir.Refusal, out: list[bytes]) -> Writer:
-        """Start a text; continue the previous message if it is adjacent and has the same phase and id."""
+    def _text_writer(self, part: ir.Text | ir.Refusal) -> PartWriter:
+        """Return the writer of a text, which continues an adjacent message of the same phase and id."""
         if isinstance(part, ir.Refusal):
             self._refused = True
         else:
             self._has_text = True
         if self._message is None or not self._message.accepts(part):
-            self._complete_pending(out)
-            self._message = MessageWriter(self._output, part, out)
+            self._complete_pending()
+            self._message = MessageWriter(self._output, part)
         elif part.seals:
             self._message.seal(part.seals)
-        if isinstance(part, ir.Text) and not (part.text or part.citations) and self._message.has_content:
-            return LateTextWriter(self._message, part)
-        return TextWriter(self._message, part, out)
+        return TextWriter(part, self._message)
 
-    def _end_part(self, index: int, part: ir.Part | None, out: list[bytes]) -> None:
-        writer = self._open.pop(index, None)
-        if writer is not None:
-            writer.end(part, out)
-
-    def _complete_pending(self, out: list[bytes], *, status: str = "completed") -> None:
+    def _complete_pending(self, *, status: str = "completed") -> None:
         """Close the open message and call; each is done when its parts have ended."""
         if self._message is not None:
-            self._message.complete(status, out)
+            self._message.complete(status)
             self._message = None
         if self._call is not None:
-            self._call.complete(status, out)
+            self._call.complete(status)
             self._call = None
 
     def _namespace(self, call: ir.ToolCall) -> str | None:

@@ -10,6 +10,7 @@ from typing_extensions import override
 
 import llmproxy_asgi.conversation as ir
 from llmproxy_asgi.conversation import JSONObject
+from llmproxy_asgi.translators.codec.parts import PartWriter
 from llmproxy_asgi.translators.openai.logprobs import encode_logprob
 from llmproxy_asgi.translators.openai_responses.mappings import PROTOCOL, item_id, legal_item_id
 from llmproxy_asgi.translators.openai_responses.response_encoder import (
@@ -26,12 +27,13 @@ _json = msgspec.json.Encoder().encode
 
 
 class OutputItems:
-    """The output items of one response and the sequence numbers of its events."""
+    """The output items of one response and the sequence numbers of its events, which it appends to `out`."""
 
-    __slots__ = ("_answer", "_ids", "_items", "_unfinished", "sequence", "withheld")
+    __slots__ = ("_answer", "_ids", "_items", "_unfinished", "out", "sequence", "withheld")
 
-    def __init__(self, answer: str) -> None:
+    def __init__(self, answer: str, out: list[bytes]) -> None:
         self._answer = answer
+        self.out = out
         self._items: list[JSONObject] = []
         self._unfinished: dict[int, Callable[[str], JSONObject]] = {}
         self._ids: set[str] = set()
@@ -40,13 +42,13 @@ class OutputItems:
         self.withheld: dict[str, list[ir.Seal]] = {}
         """Seals that no item contains, by the id of the item that they belong to."""
 
-    def event(self, name: str, fields: JSONObject, out: list[bytes], *, numbered: bool = True) -> None:
+    def event(self, name: str, fields: JSONObject, *, numbered: bool = True) -> None:
         """Write one event; `numbered` replaces its sequence number by the next one."""
         found: JSONObject = {"type": name, **fields}
         if numbered:
             found["sequence_number"] = self.sequence
             self.sequence += 1
-        out.append(b"event: %b\ndata: %b\n\n" % (name.encode(), _json(found)))
+        self.out.append(b"event: %b\ndata: %b\n\n" % (name.encode(), _json(found)))
 
     def prefix(self, name: str, fields: JSONObject) -> bytes:
         """Encode an event up to its delta."""
@@ -63,20 +65,18 @@ class OutputItems:
         self._items.append({})
         return index, found
 
-    def add(
-        self, index: int, item: JSONObject, out: list[bytes], *, snapshot: Callable[[str], JSONObject] | None = None
-    ) -> None:
+    def add(self, index: int, item: JSONObject, *, snapshot: Callable[[str], JSONObject] | None = None) -> None:
         """Write the start of an item; `snapshot` encodes it with a status if the response breaks off."""
         self._items[index] = item
         if snapshot is not None:
             self._unfinished[index] = snapshot
-        self.event("response.output_item.added", {"output_index": index, "item": item}, out)
+        self.event("response.output_item.added", {"output_index": index, "item": item})
 
-    def done(self, index: int, item: JSONObject, out: list[bytes]) -> None:
+    def done(self, index: int, item: JSONObject) -> None:
         """Write the end of an item."""
         self._items[index] = item
         self._unfinished.pop(index, None)
-        self.event("response.output_item.done", {"output_index": index, "item": item}, out)
+        self.event("response.output_item.done", {"output_index": index, "item": item})
 
     def upcoming_id(self, prefix: str, wanted: str | None, *, behind: int) -> str:
         """Return the id of an item that will follow after `behind` other new items."""
@@ -94,22 +94,38 @@ class OutputItems:
         return [item for item in self._items if item]
 
 
-class Writer:
-    """The writer of one part."""
+class ItemWriter(PartWriter):
+    """The writer of one part as an output item, or as a part of one."""
 
-    __slots__ = ()
-
-    def delta(self, delta: ir.Delta, out: list[bytes]) -> None:
-        """Write a delta of the part."""
-
-    def end(self, part: ir.Part | None, out: list[bytes]) -> None:
-        """Write the end of the part; `part` is the upstream's final version of it."""
+    def __init__(self, part: ir.Part, output: OutputItems) -> None:
+        super().__init__(part, output.out)
+        self.output = output
+        self.item, self.id = -1, ""
+        """The item's index and id."""
 
 
-class NullWriter(Writer):
-    """A writer of parts that this protocol has no item for; it writes nothing."""
+class DeltaWriter(ItemWriter):
+    """The writer of a part whose pieces are written at once."""
 
-    __slots__ = ()
+    def __init__(self, part: ir.Part, output: OutputItems) -> None:
+        super().__init__(part, output)
+        self.location: JSONObject = {}
+        self.head = b""
+        """What precedes a piece, once `begin` has set it."""
+        self.middle = b',"sequence_number":'
+        self.keeps = False
+
+    def begin(self) -> None:
+        """Write what precedes the first piece, and set `head`."""
+
+    @override
+    def write(self, text: str) -> None:
+        if not self.head:
+            self.begin()
+        self.pieces.append(text)
+        output = self.output
+        self.out.append(b"%b%b%b%d}\n\n" % (self.head, _json(text), self.middle, output.sequence))
+        output.sequence += 1
 
 
 # ── messages ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -118,435 +134,307 @@ class NullWriter(Writer):
 class MessageWriter:
     """The writer of a message item, which contains one or more texts."""
 
-    __slots__ = ("_contents", "_open", "_source", "_status", "id", "index", "output", "phase")
+    __slots__ = ("_open", "_source", "_status", "contents", "id", "index", "output", "phase")
 
-    def __init__(self, output: OutputItems, part: ir.Text | ir.Refusal, out: list[bytes]) -> None:
+    def __init__(self, output: OutputItems, part: ir.Text | ir.Refusal) -> None:
         self.output = output
         self.phase = phase_of(part)
         self._source = part.id
         if part.seals:
             owner = output.upcoming_id("msg_", part.id, behind=len(part.seals))
             for seal in part.seals:
-                _write_seal(output, seal, owner, out)
+                _write_seal(output, seal, owner)
         self.index, self.id = output.allocate("msg_", part.id)
-        self._contents: list[TextWriter] = []
+        self.contents: list[TextWriter] = []
         self._open = 0
         self._status: str | None = None
-        output.add(self.index, self._item("in_progress"), out, snapshot=self._item)
+        output.add(self.index, self._item("in_progress"), snapshot=self._item)
 
     def accepts(self, part: ir.Text | ir.Refusal) -> bool:
         """Return whether a text belongs to this message."""
         return phase_of(part) == self.phase and (part.id is None or part.id == self._source)
 
-    @property
-    def has_content(self) -> bool:
-        """Whether the message has a content part."""
-        return bool(self._contents)
-
-    def begin(self, writer: "TextWriter") -> int:
-        """Add a content part and return its index."""
-        self._contents.append(writer)
-        self._open += 1
-        return len(self._contents) - 1
-
     def expect(self) -> None:
         """Keep the message open for a part that may become a content; `end` follows in any case."""
         self._open += 1
 
-    def end(self, out: list[bytes]) -> None:
-        """End a content part, or a part that was expected to become one."""
+    def end(self) -> None:
+        """End a part."""
         self._open -= 1
-        self._finish(out)
+        self._finish()
 
     def seal(self, seals: Sequence[ir.Seal]) -> None:
         """Withhold seals of a text that arrive after the message started."""
         self.output.withhold(self.id, seals)
 
-    def complete(self, status: str, out: list[bytes]) -> None:
+    def complete(self, status: str) -> None:
         """Close the message with a status; the item is done when all of its content parts are."""
         self._status = status
-        self._finish(out)
+        self._finish()
 
-    def _finish(self, out: list[bytes]) -> None:
+    def _finish(self) -> None:
         if self._status is None or self._open:
             return
-        self.output.done(self.index, self._item(self._status), out)
+        self.output.done(self.index, self._item(self._status))
 
     def _item(self, status: str) -> JSONObject:
-        return message_item(self.id, [writer.content() for writer in self._contents], status=status, phase=self.phase)
+        contents = [writer.content() for writer in self.contents]
+        return message_item(self.id, contents, status=status, phase=self.phase)
 
 
-class TextWriter(Writer):
-    """The writer of a text or a refusal, which is one content part of a message."""
+class TextWriter(DeltaWriter):
+    """The writer of a text or a refusal, which is one content part of a message.
 
-    __slots__ = (
-        "_annotations",
-        "_length",
-        "_location",
-        "_logprobs",
-        "_message",
-        "_middle",
-        "_output",
-        "_pieces",
-        "_prefix",
-        "_text",
-    )
-
-    def __init__(self, message: MessageWriter, part: ir.Text | ir.Refusal, out: list[bytes]) -> None:
-        self._message = message
-        self._output = message.output
-        self._text = isinstance(part, ir.Text)
-        self._pieces: list[str] = []
-        self._length = 0
-        self._annotations: list[JSONObject] = []
-        self._logprobs: list[msgspec.Raw] = []
-        self._location: JSONObject = {
-            "item_id": message.id,
-            "output_index": message.index,
-            "content_index": message.begin(self),
-        }
-        name = "response.output_text.delta" if self._text else "response.refusal.delta"
-        self._prefix = self._output.prefix(name, self._location)
-        self._middle = b',"logprobs":[],"sequence_number":' if self._text else b',"sequence_number":'
-        self._output.event("response.content_part.added", {**self._location, "part": self.content()}, out)
-        self.delta(ir.TextDelta(part.text), out)
-        if isinstance(part, ir.Text):
-            for citation in part.citations:
-                self._add_citation(citation, out)
-
-    @override
-    def delta(self, delta: ir.Delta, out: list[bytes]) -> None:
-        if type(delta) is ir.TextDelta or type(delta) is ir.RefusalDelta:
-            text = delta.text
-            if text:
-                self._pieces.append(text)
-                self._length += len(text)
-                output = self._output
-                out.append(b"%b%b%b%d}\n\n" % (self._prefix, _json(text), self._middle, output.sequence))
-                output.sequence += 1
-        elif type(delta) is ir.CitationDelta:
-            self._add_citation(delta.citation, out)
-        elif type(delta) is ir.LogprobsDelta and self._text:
-            self._add_logprobs(delta.tokens, out)
-        elif type(delta) is ir.SealDelta:
-            self._message.seal((delta.seal,))
-
-    @override
-    def end(self, part: ir.Part | None, out: list[bytes]) -> None:
-        if isinstance(part, ir.Text | ir.Refusal) and not self._pieces:
-            self.delta(ir.TextDelta(part.text), out)
-        content = self.content()
-        if self._text:
-            fields: JSONObject = {"text": content["text"], "logprobs": self._logprobs}
-            self._output.event("response.output_text.done", {**self._location, **fields}, out)
-        else:
-            self._output.event("response.refusal.done", {**self._location, "refusal": content["refusal"]}, out)
-        self._output.event("response.content_part.done", {**self._location, "part": content}, out)
-        self._message.end(out)
-
-    def content(self) -> JSONObject:
-        """Encode the content part so far."""
-        text = "".join(self._pieces)
-        if not self._text:
-            return {"type": "refusal", "refusal": text}
-        return {
-            "type": "output_text",
-            "text": text,
-            "annotations": list(self._annotations),
-            "logprobs": list(self._logprobs),
-        }
-
-    def _add_logprobs(self, tokens: Sequence[ir.TokenLogprob], out: list[bytes]) -> None:
-        """Write the log probabilities of the previous delta's text with an empty delta."""
-        entries = [encode_logprob(token) for token in tokens]
-        self._logprobs += entries
-        fields: JSONObject = {**self._location, "delta": "", "logprobs": entries}
-        self._output.event("response.output_text.delta", fields, out)
-
-    def _add_citation(self, citation: ir.Citation, out: list[bytes]) -> None:
-        entry = annotation(citation, self._length)
-        if entry is None or not self._text:
-            return
-        fields: JSONObject = {**self._location, "annotation_index": len(self._annotations), "annotation": entry}
-        self._annotations.append(entry)
-        self._output.event("response.output_text.annotation.added", fields, out)
-
-
-class LateTextWriter(Writer):
-    """The writer of a text that starts empty after another text of its message.
-
-    It becomes a content part with its first delta: some upstreams send a text's seal in an empty text after it.
+    An empty text after another one becomes a content part with its first piece: some upstreams send a text's seal in an
+    empty text after it.
     """
 
-    __slots__ = ("_message", "_part", "_writer")
-
-    def __init__(self, message: MessageWriter, part: ir.Text) -> None:
+    def __init__(self, part: ir.Text | ir.Refusal, message: MessageWriter) -> None:
+        super().__init__(part, message.output)
         self._message = message
-        self._part = part
-        self._writer: TextWriter | None = None
+        self._is_text = isinstance(part, ir.Text)
+        self._annotations: list[JSONObject] = []
+        self._logprobs: list[msgspec.Raw] = []
         message.expect()  # a part that starts meanwhile must not complete the message
 
     @override
-    def delta(self, delta: ir.Delta, out: list[bytes]) -> None:
-        if type(delta) is ir.SealDelta:
-            self._message.seal((delta.seal,))
-            return
-        if self._writer is None:
-            self._writer = TextWriter(self._message, self._part, out)
-        self._writer.delta(delta, out)
+    def start(self) -> None:
+        if not (self._message.contents and self._is_text):
+            self.begin()
+        super().start()
 
     @override
-    def end(self, part: ir.Part | None, out: list[bytes]) -> None:
-        if self._writer is None and isinstance(part, ir.Text) and part.text:
-            self._writer = TextWriter(self._message, self._part, out)
-        if self._writer is not None:
-            self._writer.end(part, out)
-        self._message.end(out)
+    def begin(self) -> None:
+        message = self._message
+        place = {"item_id": message.id, "output_index": message.index, "content_index": len(message.contents)}
+        message.contents.append(self)
+        self.location = place
+        self.head = self.output.prefix(
+            "response.output_text.delta" if self._is_text else "response.refusal.delta", place
+        )
+        if self._is_text:
+            self.middle = b',"logprobs":[],"sequence_number":'
+        self.output.event("response.content_part.added", {**place, "part": self.content()})
+
+    @override
+    def cite(self, citation: ir.Citation) -> None:
+        entry = annotation(citation, self.counted)
+        if entry is None or not self._is_text:
+            return
+        if not self.head:
+            self.begin()
+        fields: JSONObject = {**self.location, "annotation_index": len(self._annotations), "annotation": entry}
+        self._annotations.append(entry)
+        self.output.event("response.output_text.annotation.added", fields)
+
+    @override
+    def write_logprobs(self, tokens: Sequence[ir.TokenLogprob]) -> None:
+        """Write the log probabilities of the previous delta's text with an empty delta."""
+        if not self._is_text:
+            return
+        if not self.head:
+            self.begin()
+        entries = [encode_logprob(token) for token in tokens]
+        self._logprobs += entries
+        self.output.event("response.output_text.delta", {**self.location, "delta": "", "logprobs": entries})
+
+    @override
+    def seal(self, seal: ir.Seal) -> None:
+        self._message.seal((seal,))
+
+    @override
+    def end(self, part: ir.Part) -> None:
+        if self.head:
+            content = self.content()
+            if self._is_text:
+                fields: JSONObject = {"text": content["text"], "logprobs": self._logprobs}
+                self.output.event("response.output_text.done", {**self.location, **fields})
+            else:
+                self.output.event("response.refusal.done", {**self.location, "refusal": content["refusal"]})
+            self.output.event("response.content_part.done", {**self.location, "part": content})
+        self._message.end()
+
+    def content(self) -> JSONObject:
+        """Encode the content part so far."""
+        text = "".join(self.pieces)
+        if not self._is_text:
+            return {"type": "refusal", "refusal": text}
+        details = {"annotations": list(self._annotations), "logprobs": list(self._logprobs)}
+        return {"type": "output_text", "text": text, **details}
 
 
 # ── reasoning ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-class ReasoningWriter(Writer):
+class ReasoningWriter(DeltaWriter):
     """The writer of reasoning: raw text as content, other text as one summary, and the seal at the end."""
 
-    __slots__ = ("_as_content", "_id", "_index", "_location", "_output", "_pieces", "_prefix", "_seals")
+    part: ir.Reasoning
 
-    def __init__(self, output: OutputItems, part: ir.Reasoning, out: list[bytes]) -> None:
-        self._output = output
-        self._as_content = part.raw
-        self._seals = list(part.seals)
+    @override
+    def start(self) -> None:
+        part = self.part
         native = part.id or next((seal.item_id for seal in part.seals if seal.item_id), None)
-        self._index, self._id = output.allocate("rs_", native)
-        self._pieces: list[str] = []
-        self._prefix = b""
-        numbered = "content_index" if self._as_content else "summary_index"
-        self._location: JSONObject = {"item_id": self._id, "output_index": self._index, numbered: 0}
-        output.add(self._index, self._item("in_progress"), out, snapshot=self._item)
-        self._write_text(part.text, out)
+        self.item, self.id = self.output.allocate("rs_", native)
+        numbered = "content_index" if part.raw else "summary_index"
+        self.location = {"item_id": self.id, "output_index": self.item, numbered: 0}
+        self.output.add(self.item, self._item("in_progress"), snapshot=self._item)
+        super().start()
 
     @override
-    def delta(self, delta: ir.Delta, out: list[bytes]) -> None:
-        if type(delta) is ir.ReasoningDelta:
-            self._write_text(delta.text, out)
-        elif type(delta) is ir.SealDelta:
-            self._seals.append(delta.seal)
+    def begin(self) -> None:
+        self._part("added", "")
+        name = "response.reasoning_text.delta" if self.part.raw else "response.reasoning_summary_text.delta"
+        self.head = self.output.prefix(name, self.location)
 
     @override
-    def end(self, part: ir.Part | None, out: list[bytes]) -> None:
-        seals = self._seals
-        if isinstance(part, ir.Reasoning):
-            seals = list(part.seals) or seals
-            if not self._pieces:
-                self._write_text(part.text, out)
-        if self._pieces:
-            text = "".join(self._pieces)
-            name = "response.reasoning_text.done" if self._as_content else "response.reasoning_summary_text.done"
-            self._output.event(name, {**self._location, "text": text}, out)
-            self._part("done", text, out)
-        self._output.done(self._index, self._item("completed", seals[0] if seals else None), out)
-        for seal in seals[1:]:
-            _write_seal(self._output, seal, None, out)
+    def end(self, part: ir.Part) -> None:
+        if self.head:
+            text = "".join(self.pieces)
+            name = "response.reasoning_text.done" if self.part.raw else "response.reasoning_summary_text.done"
+            self.output.event(name, {**self.location, "text": text})
+            self._part("done", text)
+        self.output.done(self.item, self._item("completed", self.seals[0] if self.seals else None))
+        for seal in self.seals[1:]:
+            _write_seal(self.output, seal, None)
 
-    def _write_text(self, text: str, out: list[bytes]) -> None:
-        if not text:
-            return
-        if not self._pieces:
-            self._part("added", "", out)
-            name = "response.reasoning_text.delta" if self._as_content else "response.reasoning_summary_text.delta"
-            self._prefix = self._output.prefix(name, self._location)
-        self._pieces.append(text)
-        out.append(b'%b%b,"sequence_number":%d}\n\n' % (self._prefix, _json(text), self._output.sequence))
-        self._output.sequence += 1
-
-    def _part(self, what: str, text: str, out: list[bytes]) -> None:
-        if self._as_content:
+    def _part(self, what: str, text: str) -> None:
+        if self.part.raw:
             name, kind = f"response.content_part.{what}", "reasoning_text"
         else:
             name, kind = f"response.reasoning_summary_part.{what}", "summary_text"
-        self._output.event(name, {**self._location, "part": {"type": kind, "text": text}}, out)
+        self.output.event(name, {**self.location, "part": {"type": kind, "text": text}})
 
     def _item(self, status: str, seal: ir.Seal | None = None) -> JSONObject:
-        text = "".join(self._pieces)
-        return reasoning_item(self._id, text, seal, as_content=self._as_content, status=status)
+        return reasoning_item(self.id, "".join(self.pieces), seal, as_content=self.part.raw, status=status)
 
 
-def _write_seal(output: OutputItems, seal: ir.Seal, owner: str | None, out: list[bytes]) -> None:
+def _write_seal(output: OutputItems, seal: ir.Seal, owner: str | None) -> None:
     """Write a seal as a separate reasoning item that contains the id of its owner."""
     if owner is not None and seal.item_id is None:
         seal = msgspec.structs.replace(seal, item_id=owner)
     index, found = output.allocate("rs_")
-    bare = reasoning_item(found, "", None, as_content=False, status="in_progress")
-    output.add(index, bare, out)
-    output.done(index, reasoning_item(found, "", seal, as_content=False, status="completed"), out)
+    output.add(index, reasoning_item(found, "", None, as_content=False, status="in_progress"))
+    output.done(index, reasoning_item(found, "", seal, as_content=False, status="completed"))
 
 
 # ── calls ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-class ToolCallWriter(Writer):
-    """The writer of a call to one of the caller's tools."""
+class ToolCallWriter(DeltaWriter):
+    """The writer of a call to one of the caller's tools. Its late seals are stored under its id, as all calls' are."""
 
-    __slots__ = (
-        "_custom",
-        "_ended",
-        "_header",
-        "_id",
-        "_index",
-        "_location",
-        "_namespace",
-        "_output",
-        "_pieces",
-        "_prefix",
-        "_status",
-    )
+    part: ir.ToolCall
 
-    def __init__(self, output: OutputItems, part: ir.ToolCall, namespace: str | None, out: list[bytes]) -> None:
-        for seal in part.seals:
-            _write_seal(output, seal, part.call_id, out)
-        self._output = output
-        self._custom = part.kind == "custom"
+    def __init__(self, part: ir.ToolCall, output: OutputItems, namespace: str | None) -> None:
+        super().__init__(part, output)
         self._namespace = namespace
-        self._header = msgspec.structs.replace(part, arguments="")
-        self._index, self._id = output.allocate("ctc_" if self._custom else "fc_", part.id)
-        self._location: JSONObject = {"item_id": self._id, "output_index": self._index}
-        stem = "response.custom_tool_call_input" if self._custom else "response.function_call_arguments"
-        self._prefix = output.prefix(f"{stem}.delta", self._location)
-        self._pieces: list[str] = []
+        self._custom = part.kind == "custom"
         self._ended = False
         self._status: str | None = None
-        output.add(self._index, self._item("in_progress"), out, snapshot=self._item)
-        self._write_arguments(part.arguments, out)
 
     @override
-    def delta(self, delta: ir.Delta, out: list[bytes]) -> None:
-        if type(delta) is ir.ArgumentsDelta:
-            self._write_arguments(delta.text, out)
-        # Late seals are stored under the call's id, as those of all calls are.
+    def start(self) -> None:
+        for seal in self.part.seals:
+            _write_seal(self.output, seal, self.part.call_id)
+        self.item, self.id = self.output.allocate("ctc_" if self._custom else "fc_", self.part.id)
+        self.location = {"item_id": self.id, "output_index": self.item}
+        stem = "response.custom_tool_call_input" if self._custom else "response.function_call_arguments"
+        self.head = self.output.prefix(f"{stem}.delta", self.location)
+        self.output.add(self.item, self._item("in_progress"), snapshot=self._item)
+        super().start()
 
     @override
-    def end(self, part: ir.Part | None, out: list[bytes]) -> None:
-        if not self._pieces and isinstance(part, ir.ToolCall):
-            self._write_arguments(part.arguments, out)
-        if not self._pieces and not self._custom:
-            self._write_arguments("{}", out)
+    def end(self, part: ir.Part) -> None:
         self._ended = True
-        self._finish(out)
+        self._finish()
 
-    def complete(self, status: str, out: list[bytes]) -> None:
+    def complete(self, status: str) -> None:
         """Close the call with a status; the item is done when its part has ended."""
         self._status = status
-        self._finish(out)
+        self._finish()
 
-    def _finish(self, out: list[bytes]) -> None:
+    def _finish(self) -> None:
         if self._status is None or not self._ended:
             return
-        arguments = "".join(self._pieces)
+        arguments = "".join(self.pieces)
         if self._custom:
-            self._output.event("response.custom_tool_call_input.done", {**self._location, "input": arguments}, out)
+            self.output.event("response.custom_tool_call_input.done", {**self.location, "input": arguments})
         else:
-            fields: JSONObject = {"name": self._header.name, "arguments": arguments}
-            self._output.event("response.function_call_arguments.done", {**self._location, **fields}, out)
-        self._output.done(self._index, self._item(self._status), out)
-
-    def _write_arguments(self, text: str, out: list[bytes]) -> None:
-        if text:
-            self._pieces.append(text)
-            out.append(b'%b%b,"sequence_number":%d}\n\n' % (self._prefix, _json(text), self._output.sequence))
-            self._output.sequence += 1
+            fields: JSONObject = {"name": self.part.name, "arguments": arguments}
+            self.output.event("response.function_call_arguments.done", {**self.location, **fields})
+        self.output.done(self.item, self._item(self._status))
 
     def _item(self, status: str) -> JSONObject:
-        call = msgspec.structs.replace(self._header, arguments="".join(self._pieces))
-        return call_item(self._id, call, namespace=self._namespace, status=status)
+        call = msgspec.structs.replace(self.part, arguments="".join(self.pieces))
+        return call_item(self.id, call, namespace=self._namespace, status=status)
 
 
-class WebSearchWriter(Writer):
+class WebSearchWriter(ItemWriter):
     """The writer of a web search that the upstream runs; its end contains the query."""
 
-    __slots__ = ("_has_item", "_header", "_id", "_index", "_output", "_pieces")
+    part: ir.ServerToolCall
 
-    def __init__(self, output: OutputItems, part: ir.ServerToolCall, out: list[bytes]) -> None:
-        self._output = output
-        self._header = part
-        self._pieces = [part.arguments] if part.arguments else []
-        self._has_item = search_item("", part, status="in_progress") is not None
-        self._index, self._id = -1, ""
-        if not self._has_item:
+    @override
+    def start(self) -> None:
+        super().start()
+        part = self.part
+        item = search_item("", part, status="in_progress")
+        if item is None:
             return
         native = part.extras.get(PROTOCOL)
         if native:
-            self._index, self._id = output.allocate("", native.get("id") or part.call_id)
+            self.item, self.id = self.output.allocate("", native.get("id") or part.call_id)
             return
-        self._index, self._id = output.allocate("ws_", part.call_id)
-        output.add(self._index, search_item(self._id, part, status="in_progress") or {}, out)
+        self.item, self.id = self.output.allocate("ws_", part.call_id)
+        self.output.add(self.item, {**item, "id": self.id})
         for step in ("in_progress", "searching"):
-            self._write_step(step, out)
+            self._write_step(step)
 
     @override
-    def delta(self, delta: ir.Delta, out: list[bytes]) -> None:
-        if type(delta) is ir.ArgumentsDelta:
-            self._pieces.append(delta.text)
-
-    @override
-    def end(self, part: ir.Part | None, out: list[bytes]) -> None:
-        if not self._has_item:
+    def end(self, part: ir.Part) -> None:
+        assert isinstance(part, ir.ServerToolCall)
+        if self.item < 0:
             return
-        call = part if isinstance(part, ir.ServerToolCall) else self._header
-        if not call.arguments and self._pieces:
-            call = msgspec.structs.replace(call, arguments="".join(self._pieces))
-        item = search_item(self._id, call, status="completed") or {}
-        if PROTOCOL in self._header.extras:
-            self._output.add(self._index, item, out)
+        call = msgspec.structs.replace(part, arguments=self.arguments(part))
+        item = search_item(self.id, call, status="completed") or {}
+        if PROTOCOL in self.part.extras:
+            self.output.add(self.item, item)
         else:
-            self._write_step("completed", out)
-        self._output.done(self._index, item, out)
+            self._write_step("completed")
+        self.output.done(self.item, item)
 
-    def _write_step(self, step: str, out: list[bytes]) -> None:
-        self._output.event(f"response.web_search_call.{step}", {"item_id": self._id, "output_index": self._index}, out)
+    def _write_step(self, step: str) -> None:
+        self.output.event(f"response.web_search_call.{step}", {"item_id": self.id, "output_index": self.item})
 
 
 # ── complete items ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-class ImageWriter(Writer):
+class ImageWriter(ItemWriter):
     """The writer of an image, which is written when it is complete."""
 
-    __slots__ = ("_header", "_output", "_pieces")
-
-    def __init__(self, output: OutputItems, part: ir.Media) -> None:
-        self._output = output
-        self._header = part
-        self._pieces: list[str] = []
-
     @override
-    def delta(self, delta: ir.Delta, out: list[bytes]) -> None:
-        if type(delta) is ir.MediaDelta:
-            self._pieces.append(delta.data)
-
-    @override
-    def end(self, part: ir.Part | None, out: list[bytes]) -> None:
-        media = part if isinstance(part, ir.Media) else self._header
-        data = media.source.data if isinstance(media.source, ir.InlineData) else ""
-        data = data or "".join(self._pieces)
-        if media.kind != "image" or not data:
-            return  # audio, or an image by URL: this protocol has no item for it
-        index, found = self._output.allocate("ig_", media.id)
-        item = image_item(found, media, data)
-        self._output.add(index, {**item, "status": "in_progress", "result": None}, out)
-        self._output.done(index, item, out)
+    def end(self, part: ir.Part) -> None:
+        if not isinstance(part, ir.Media) or part.kind != "image":
+            return
+        source = self.media(part).source
+        if not isinstance(source, ir.InlineData) or not source.data:
+            return  # an image by URL: this protocol has no item for it
+        index, found = self.output.allocate("ig_", part.id)
+        item = image_item(found, part, source.data)
+        self.output.add(index, {**item, "status": "in_progress", "result": None})
+        self.output.done(index, item)
 
 
-class PassthroughItem(Writer):
+class PassthroughItem(ItemWriter):
     """The writer of an item that only this protocol has; it is passed through unchanged."""
 
-    __slots__ = ("_item", "_output")
-
-    def __init__(self, output: OutputItems, item: JSONObject) -> None:
-        self._output = output
-        self._item = item
+    part: ir.Opaque
 
     @override
-    def end(self, part: ir.Part | None, out: list[bytes]) -> None:
-        index, _ = self._output.allocate("", self._item.get("id"))
-        self._output.add(index, self._item, out)
-        self._output.done(index, self._item, out)
+    def end(self, part: ir.Part) -> None:
+        item = self.part.data
+        index, _ = self.output.allocate("", item.get("id"))
+        self.output.add(index, item)
+        self.output.done(index, item)
