@@ -32,7 +32,7 @@ from llmproxy_asgi.translators.anthropic_messages.schema import (
 )
 from llmproxy_asgi.translators.anthropic_messages.usage import bedrock_usage, decode_tier, decode_usage, merge_usage
 from llmproxy_asgi.translators.base import Upstream, UpstreamRequest
-from llmproxy_asgi.translators.codec.events import CandidateBuilder, EventBuilder, PartBuilder, TextBuilder
+from llmproxy_asgi.translators.codec.events import CallBuilder, CandidateBuilder, EventBuilder, PartBuilder, TextBuilder
 from llmproxy_asgi.translators.codec.sse import UNREADABLE, JSONEventDecoder
 from llmproxy_asgi.translators.stray_errors import names_problem, read_loosely
 from llmproxy_asgi.wire import sse
@@ -63,6 +63,8 @@ class MessagesStreamDecoder(JSONEventDecoder[MessageBuilder]):
     """The decoder of one response."""
 
     candidate: ClassVar[type[MessageBuilder]] = MessageBuilder
+    error = staticmethod(stream_error)
+    find_error = staticmethod(error_in)
 
     def __init__(self, upstream_request: UpstreamRequest, upstream: Upstream) -> None:
         super().__init__(upstream_request, upstream)
@@ -164,14 +166,6 @@ class MessagesStreamDecoder(JSONEventDecoder[MessageBuilder]):
             self._events.fail(error)
 
     @override
-    def error(self, found: Any) -> GatewayError:
-        return stream_error(found)
-
-    @override
-    def find_error(self, data: bytes) -> GatewayError | None:
-        return error_in(data)
-
-    @override
     def end(self) -> None:
         if self._events.started and self._ending.stop_reason:
             self._end()
@@ -229,7 +223,7 @@ class MessagesStreamDecoder(JSONEventDecoder[MessageBuilder]):
                 call.initial = _arguments(block)
                 call.start(block.name or "", block.id or "", block.name or "", str(message.count), caller=block.caller)
             case "server_tool_use":
-                part = call = message.open_call(_server_call(block), key)
+                part = call = message.begin(CallBuilder(message), _server_call(block), key)
                 call.initial = _arguments(block)
             case "redacted_thinking":
                 seal = self._seal(block.data or "", "redacted")

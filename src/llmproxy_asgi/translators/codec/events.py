@@ -14,7 +14,8 @@ has ended, a part before the first event) is an `UpstreamProtocolError`, which e
 something (a second start, a part that ends twice, text that was streamed before) is dropped.
 """
 
-from collections.abc import Hashable, Mapping
+from collections import deque
+from collections.abc import Hashable, Mapping, MutableSequence
 from datetime import datetime
 from typing import Any, ClassVar, Generic
 
@@ -34,13 +35,6 @@ from llmproxy_asgi.translators.restated_text import unstreamed_suffix
 NO_END = "The upstream's stream ended without its end sign."
 
 
-class _Dropped(list[ir.StreamEvent]):
-    """Takes no event: the call has not started, or its arguments are wrapped."""
-
-    @override
-    def append(self, _event: ir.StreamEvent, /) -> None: ...
-
-
 class _Refused(list[ir.StreamEvent]):
     """Refuses events of a part that has ended."""
 
@@ -50,24 +44,25 @@ class _Refused(list[ir.StreamEvent]):
 
 
 class _Pending:
-    """The events that have not been taken. A part adds its pieces through its slot for this object."""
+    """Where a part adds its pieces: the events that have not been taken, or one of the two below."""
 
     __slots__ = ("pending",)
 
-    def __init__(self, pending: list[ir.StreamEvent]) -> None:
+    def __init__(self, pending: MutableSequence[ir.StreamEvent]) -> None:
         self.pending = pending
 
 
-_DROPPED, _REFUSED = _Pending(_Dropped()), _Pending(_Refused())
+_DROPPED, _REFUSED = _Pending(deque(maxlen=0)), _Pending(_Refused())
 
 
 class PartBuilder:
     """One part of a candidate. This base class is for parts that are complete when they start."""
 
     __slots__ = (
-        *("_candidate", "_piece", "_sink", "citations", "cited", "ended"),
+        *("_candidate", "_piece", "_sink", "citations", "cited", "ended", "has_logprobs"),
         *("header", "index", "kind", "number", "seals"),
     )
+    has_text: ClassVar[bool] = False
 
     def __init__(self, candidate: "CandidateBuilder") -> None:
         self._candidate = candidate
@@ -85,26 +80,27 @@ class PartBuilder:
         self.citations: list[ir.Citation] = []
         self.cited = 0
         """How many citations the upstream sent, unreadable ones included."""
+        self.has_logprobs = False
 
     @property
     def started(self) -> bool:
         """Whether the part has started."""
         return self.index >= 0
 
-    @property
-    def open(self) -> bool:
-        """Whether the part has started and not ended."""
-        return self.index >= 0 and not self.ended
-
     def begin(self, header: ir.Part) -> None:
         """Start the part: emit its header, then what was added before."""
         candidate = self._candidate
         self.header = header
+        if self.has_text:
+            self.kind = self._piece = PIECES[type(header)]
         self.index = candidate.register(self)
         self._sink = candidate.events
         candidate.events.emit(ir.PartStarted(self.number, self.index, header))
         for seal in self.seals:
             self._emit(ir.SealDelta(seal))
+        if candidate.tokens:
+            tokens, candidate.tokens = candidate.tokens, ()
+            self.logprobs(tokens)
 
     def append(self, piece: str) -> None:
         """Add a piece of text, which parts of this kind don't have."""
@@ -126,6 +122,7 @@ class PartBuilder:
     def logprobs(self, tokens: tuple[ir.TokenLogprob, ...]) -> None:
         """Add log probabilities."""
         if tokens:
+            self.has_logprobs = True
             self._emit(ir.LogprobsDelta(tokens))
 
     def end(self, part: ir.Part | None = None) -> None:
@@ -134,7 +131,7 @@ class PartBuilder:
         Args:
             part: The complete part, if the upstream's last event has more than the events before it.
         """
-        if self.open:
+        if self.index >= 0 and not self.ended:
             self._candidate.ending(self)
             whole = part or self.whole()
             self.ended = True
@@ -149,7 +146,7 @@ class PartBuilder:
         return msgspec.structs.replace(header, seals=(*header.seals, *self.seals)) if self.seals else header
 
     def _emit(self, delta: ir.Delta) -> None:
-        if self.open:
+        if self.index >= 0 and not self.ended:
             self._candidate.events.emit(ir.PartDelta(self.number, self.index, delta))
 
 
@@ -157,6 +154,7 @@ class TextBuilder(PartBuilder):
     """A text or a refusal, which is not kept."""
 
     __slots__ = ("last", "length", "start")
+    has_text: ClassVar[bool] = True
 
     def __init__(self, candidate: "CandidateBuilder") -> None:
         super().__init__(candidate)
@@ -166,11 +164,6 @@ class TextBuilder(PartBuilder):
         """Code points so far."""
         self.last = ""
         """The last piece."""
-
-    @override
-    def begin(self, header: ir.Part) -> None:
-        self.kind = self._piece = PIECES[type(header)]
-        super().begin(header)
 
     @override
     def append(self, piece: str) -> None:
@@ -199,17 +192,12 @@ class TextBuilder(PartBuilder):
 class KeptBuilder(PartBuilder):
     """Reasoning, or a text whose end needs all of it."""
 
-    __slots__ = ("_keep", "pieces")
+    __slots__ = ("pieces",)
+    has_text: ClassVar[bool] = True
 
     def __init__(self, candidate: "CandidateBuilder") -> None:
         super().__init__(candidate)
         self.pieces: list[str] = []
-        self._keep = self.pieces.append
-
-    @override
-    def begin(self, header: ir.Part) -> None:
-        self.kind = self._piece = PIECES[type(header)]
-        super().begin(header)
 
     @property
     def text(self) -> str:
@@ -219,7 +207,7 @@ class KeptBuilder(PartBuilder):
     @override
     def append(self, piece: str) -> None:
         """Add a piece of the text."""
-        self._keep(piece)
+        self.pieces.append(piece)
         self._sink.pending.append(ir.PartDelta(self.number, self.index, self._piece(piece)))
 
     def restate(self, text: str) -> None:
@@ -342,7 +330,7 @@ class CallBuilder(KeptBuilder):
         return msgspec.structs.replace(self.header, arguments=text, seals=seals)
 
 
-_BuilderT = TypeVar("_BuilderT", bound=PartBuilder)
+BuilderT = TypeVar("BuilderT", bound=PartBuilder)
 
 
 class CandidateBuilder:
@@ -377,37 +365,42 @@ class CandidateBuilder:
         self.complete = True
         """Whether the arguments of all ended calls are complete."""
         self.refused = False
+        self.finished = False
         self._open: dict[int, PartBuilder] = {}
-        self._tokens: tuple[ir.TokenLogprob, ...] = ()
+        self.tokens: tuple[ir.TokenLogprob, ...] = ()
+        """The log probabilities that wait for a part."""
 
     @property
     def text_length(self) -> int:
         """Code points of its texts."""
         return 0 if self.text is None else self.text.start + self.text.length
 
+    def unstreamed(self, text: str) -> str:
+        """Return the end of its restated text that was not streamed."""
+        return unstreamed_suffix(text, self.text_length, "" if self.text is None else self.text.last)
+
     def open(self, header: ir.Part, key: Hashable = None) -> PartBuilder:
         """Start a part; end the open part with the same key, if there is one."""
-        return self._begin(self.builders.get(type(header), PartBuilder)(self), header, key)
+        return self.begin(self.builders.get(type(header), PartBuilder)(self), header, key)
 
-    def open_call(self, header: ir.ServerToolCall, key: Hashable = None) -> CallBuilder:
-        """Start the call of a hosted tool."""
-        return self._begin(CallBuilder(self), header, key)
+    def begin(self, part: BuilderT, header: ir.Part, key: Hashable = None) -> BuilderT:
+        """Start a part with this builder, as `open` does."""
+        if key is not None:
+            self._keyed(part, key)
+        part.begin(header)
+        if type(header) is ir.Text and isinstance(part, TextBuilder):
+            self.text = part
+        return part
 
     def call(self, key: Hashable = None) -> CallBuilder:
         """Return a call of a client's tool, for `CallBuilder.start`."""
         return self._keyed(CallBuilder(self), key)
 
-    def switch(self, header: ir.Part) -> PartBuilder:
+    def switch(self, header: ir.Part, part: PartBuilder | None = None) -> PartBuilder:
         """End the current part and start the next, for vendors that send one part at a time."""
         self.close()
-        self.current = self.open(header)
+        self.current = self.open(header) if part is None else self.begin(part, header)
         return self.current
-
-    def switch_media(self, header: ir.Media) -> MediaBuilder:
-        """End the current part and start audio."""
-        self.close()
-        self.current = media = self._begin(MediaBuilder(self), header, None)
-        return media
 
     def close(self) -> None:
         """End the current part."""
@@ -418,7 +411,7 @@ class CandidateBuilder:
     def whole(self, part: ir.Part) -> None:
         """Add a complete part; the call of a hosted tool starts without its arguments, which follow as a delta."""
         if isinstance(part, ir.ServerToolCall):
-            call = self.open_call(msgspec.structs.replace(part, arguments=""))
+            call = self.begin(CallBuilder(self), msgspec.structs.replace(part, arguments=""))
             call.append(part.arguments)
             call.end()
         else:
@@ -430,10 +423,12 @@ class CandidateBuilder:
         if last is not None:
             last.logprobs(tokens)
         else:
-            self._tokens += tokens
+            self.tokens += tokens
 
     def finish(self, finish: ir.Finish) -> None:
-        """End all parts and the candidate. The finish reason is made to fit the calls."""
+        """End all parts and the candidate, once. The finish reason is made to fit the calls."""
+        if self.finished:
+            return
         self.close()
         for part in list(self._open.values()):
             part.end()
@@ -445,33 +440,31 @@ class CandidateBuilder:
             reason = ir.FinishReason.REFUSAL
         if reason is not finish.reason:
             finish = msgspec.structs.replace(finish, reason=reason)
+        self.finished = True
         self.events.emit(ir.Finished(self.number, finish))
 
     def ending(self, part: PartBuilder) -> None:
         """Add what is known only when this part ends; for subclasses."""
 
     def register(self, part: PartBuilder) -> int:
-        """Number a part that starts."""
+        """Number a part that starts.
+
+        Raises:
+            UpstreamProtocolError: The candidate has finished.
+        """
+        if self.finished:
+            raise UpstreamProtocolError("The upstream continued an answer that had ended.")
         index = self.count
         self.count += 1
         self._open[index] = part
-        self.refused = self.refused or isinstance(part.header, ir.Refusal)
+        self.refused = self.refused or type(part.header) is ir.Refusal
         return index
 
     def forget(self, part: PartBuilder) -> None:
         """Note that a part ends."""
         del self._open[part.index]
 
-    def _begin(self, part: _BuilderT, header: ir.Part, key: Hashable) -> _BuilderT:
-        self._keyed(part, key).begin(header)
-        if isinstance(part, TextBuilder) and isinstance(header, ir.Text):
-            self.text = part
-        if self._tokens:
-            tokens, self._tokens = self._tokens, ()
-            part.logprobs(tokens)
-        return part
-
-    def _keyed(self, part: _BuilderT, key: Hashable) -> _BuilderT:
+    def _keyed(self, part: BuilderT, key: Hashable) -> BuilderT:
         if key is not None:
             before = self.parts.get(key)
             if before is not None:
@@ -509,7 +502,7 @@ class EventBuilder(_Pending, Generic[CandidateT]):
     def take(self) -> list[ir.StreamEvent]:
         """Return the events since the last call."""
         events, self.pending = self.pending, []
-        return events
+        return list(events)
 
     def emit(self, event: ir.StreamEvent) -> None:
         """Add an event, as the table of legal events has it.
@@ -518,7 +511,7 @@ class EventBuilder(_Pending, Generic[CandidateT]):
             UpstreamProtocolError: The answer has not started.
         """
         follows = ORDER[self._state][type(event)]
-        if isinstance(follows, State):
+        if type(follows) is State:
             self._state = follows
             self.over = follows is State.OVER
             self.pending.append(event)
@@ -553,7 +546,9 @@ class EventBuilder(_Pending, Generic[CandidateT]):
             self.emit(ir.UsageReported(usage))
 
     def end(self, usage: ir.Usage | None = None, service_tier: ir.ServiceTier | None = None) -> None:
-        """End the answer, whose candidates have finished."""
+        """End the answer; without a candidate, or with one that has not finished, it fails."""
+        if not self.candidates or not all(candidate.finished for candidate in self.candidates.values()):
+            self.fail(UpstreamProtocolError(NO_END))
         self.usage(usage)
         self.emit(ir.Ended(service_tier))
 

@@ -1,7 +1,7 @@
 """Decode a stream of server-sent events whose data is JSON."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 
 import msgspec
@@ -39,6 +39,10 @@ class JSONEventDecoder(StreamDecoder, Generic[CandidateT]):
     """The class of its candidates."""
     many: ClassVar[tuple[Sequence[str], ...]] = ()
     """The paths to entries of an event that may be very many: see `answer_bounds`."""
+    error: Callable[[Any], GatewayError]
+    """Decodes the data of an event named `error`."""
+    find_error: Callable[[bytes], GatewayError | None]
+    """Returns the error that is sent in the place of an event, in any format."""
 
     def __init__(self, upstream_request: UpstreamRequest, upstream: Upstream) -> None:
         self._upstream_request = upstream_request
@@ -51,14 +55,6 @@ class JSONEventDecoder(StreamDecoder, Generic[CandidateT]):
     @abstractmethod
     def event(self, name: str | None, data: bytes) -> None:
         """Decode an event. Errors of the gateway and of `msgspec` end the stream."""
-
-    @abstractmethod
-    def error(self, found: Any) -> GatewayError:
-        """Decode the data of an event named `error`."""
-
-    @abstractmethod
-    def find_error(self, data: bytes) -> GatewayError | None:
-        """Return the error that is sent in the place of an event, in any format."""
 
     def done(self) -> None:
         """Handle the end sign `[DONE]`."""

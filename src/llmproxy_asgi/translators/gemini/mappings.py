@@ -87,18 +87,15 @@ _CONTINUE_ONCE = frozenset({"TOO_MANY_TOOL_CALLS"})
 """Pauses that would recur: the model called tools until the upstream stopped it."""
 
 
-def decode_finish(native: str, message: str | None, *, called: bool, token: str | None = None) -> ir.Finish:
-    """Decode a finish reason. A stop or an unknown value after a call becomes `TOOL_CALLS`.
+def decode_finish(native: str, message: str | None, *, token: str | None = None) -> ir.Finish:
+    """Decode a finish reason.
 
     Args:
         native: Google's finish reason.
         message: Google's explanation.
-        called: Whether a function was called.
         token: The token that continues a paused response with the same request.
     """
     reason = FINISH_IN.get(native, ir.FinishReason.UNKNOWN)
-    if called and reason in {ir.FinishReason.STOP, ir.FinishReason.UNKNOWN}:
-        reason = ir.FinishReason.TOOL_CALLS
     resume = {"continuationToken": token} if token and reason is ir.FinishReason.PAUSE else None
     continue_once = native in _CONTINUE_ONCE
     return ir.Finish(reason=reason, native=native, message=message, resume=resume, continue_once=continue_once)

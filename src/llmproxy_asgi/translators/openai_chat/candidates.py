@@ -1,13 +1,10 @@
-"""The state of a stream's candidates and calls, for `stream_decoder`."""
+"""Tell the calls of a candidate apart, for `stream_decoder` and `distinct_calls`."""
 
 from collections.abc import Sequence
-from typing import Literal
 
 import msgspec
 
-import llmproxy_asgi.conversation as ir
-from llmproxy_asgi.translators.names import DistinctIds
-from llmproxy_asgi.translators.openai_chat.mappings import decode_finish
+from llmproxy_asgi.translators.codec.events import CallBuilder
 from llmproxy_asgi.translators.openai_chat.schema import CallDelta, CustomDelta, FunctionDelta
 
 _SPACE = " \t\r\n"
@@ -61,21 +58,9 @@ class ObjectScanner:
 
 
 class OpenCall:
-    """The state of a call, which starts when its name is known, and its id is known or derived."""
+    """What is known of a call; its name and its id may come late."""
 
-    __slots__ = (
-        "arguments",
-        "call_id",
-        "custom",
-        "index",
-        "name",
-        "named_again",
-        "pending",
-        "scanner",
-        "seals",
-        "started",
-        "unwrap",
-    )
+    __slots__ = ("arguments", "call_id", "custom", "index", "is_named", "name", "named_again", "part", "scanner")
 
     def __init__(self) -> None:
         self.call_id = ""
@@ -83,115 +68,56 @@ class OpenCall:
         self.named_again = False
         """Whether a delta after complete arguments repeated the name; the next arguments are another call's."""
         self.custom = False
-        self.unwrap = False
-        """Whether it is a custom tool sent as a function, whose arguments are emitted when they are complete."""
-        self.started = False
-        self.index = -1
         self.arguments: list[str] = []
-        self.pending: list[str] = []
-        """The arguments that came before the call started; there are none in `arguments` then."""
+        self.part: CallBuilder | None = None
+        """Its part in translation, whose pieces are `arguments`."""
+        self.index = -1
+        """Its index in passthrough, as the client sees it; -1 if the client has not seen it."""
+        self.is_named = False
+        """Whether the client has seen its name in passthrough."""
         self.scanner = ObjectScanner()
-        self.seals: list[ir.Seal] = []
 
     @property
     def is_whole(self) -> bool:
         """Whether the arguments are a complete JSON object."""
-        return self.scanner.is_whole(self.arguments or self.pending)
+        return self.scanner.is_whole(self.arguments)
 
 
-class OpenCandidate:
-    """The state of one candidate."""
+class OpenCalls:
+    """The calls of one candidate."""
 
-    __slots__ = (
-        "by_id",
-        "by_index",
-        "call_ids",
-        "calls",
-        "detail",
-        "finish",
-        "kind",
-        "last",
-        "last_call",
-        "length",
-        "number",
-        "open_index",
-        "parts",
-        "raw",
-        "refused",
-        "seals",
-        "starts",
-        "style",
-        "texts",
-    )
+    __slots__ = ("by_id", "by_index", "calls", "last")
 
-    def __init__(self, number: int, nonce: str = "") -> None:
-        self.number = number
-        self.parts = 0
-        self.kind: Literal["", "text", "reasoning", "refusal", "audio"] = ""
-        """The kind of the open part besides calls; at most one is open."""
-        self.open_index = -1
-        self.length = 0
-        self.last = ""
-        """The last delta of text; `length` is the text's length so far, in code points."""
-        self.starts: list[tuple[int, int]] = []
-        """The offset of each text part in the message, and its index."""
-        self.texts: list[str] = []
-        """The deltas of the open reasoning part."""
-        self.seals: list[ir.Seal] = []
-        self.style: Literal["full", "summary"] = "full"
-        self.raw = False
-        self.detail: int | None = None
+    def __init__(self) -> None:
         self.calls: list[OpenCall] = []
-        self.call_ids = DistinctIds(nonce)
         self.by_index: dict[int | None, OpenCall] = {}
         self.by_id: dict[str, OpenCall] = {}
-        self.last_call: OpenCall | None = None
-        self.refused = False
-        self.finish: str | None = None
+        self.last: OpenCall | None = None
 
-    def take_finish(self, word: str) -> None:
-        """Record a finish reason; an unknown or blank one does not replace a known one."""
-        reason = decode_finish(word)
-        if reason is None:
-            return
-        before = decode_finish(self.finish) if self.finish else None
-        if reason is not ir.FinishReason.UNKNOWN or before in (None, ir.FinishReason.UNKNOWN):
-            self.finish = word
-
-    def restated_call(self, call: CallDelta, position: int) -> OpenCall | None:
+    def restated(self, call: CallDelta, position: int) -> OpenCall | None:
         """Return the streamed call that a complete message restates, by id or position; None if there is none."""
         known = self.by_id.get(call.id) if call.id else None
         if known is not None or position >= len(self.calls):
             return known
         return None if call.id and self.calls[position].call_id else self.calls[position]
 
-    @property
-    def whole(self) -> bool:
-        """Whether all calls have complete arguments."""
-        return all(call.custom or call.is_whole or not call.arguments for call in self.calls if call.started)
 
-    def part(self) -> int:
-        """Return the index of a new part."""
-        self.parts += 1
-        return self.parts - 1
-
-
-def find_call(candidate: OpenCandidate, delta: CallDelta, *, whole: bool = False) -> OpenCall:
+def find_call(calls: OpenCalls, delta: CallDelta, *, whole: bool = False) -> OpenCall:
     """Return the call of a delta: by index, or by id if the index is missing or ambiguous.
 
     Args:
-        candidate: The delta's candidate, to which a new call is added.
+        calls: The calls of the delta's candidate, to which a new one is added.
         delta: The delta.
         whole: Whether it is from a complete response, in which each delta is a call.
     """
     name = ""
     if delta.index is None:
-        found = candidate.by_id.get(delta.id) if delta.id else candidate.last_call
+        found = calls.by_id.get(delta.id) if delta.id else calls.last
     else:
-        found = candidate.by_index.get(delta.index)
+        found = calls.by_index.get(delta.index)
         if found is not None and delta.id and found.call_id and delta.id != found.call_id:
             # Google's endpoint has index 0 for all parallel calls; an id with a name starts a call.
-            known = candidate.by_id.get(delta.id)
+            known = calls.by_id.get(delta.id)
             named = delta.function or delta.custom
             begins = named is not None and named.name
             found = known or (None if begins else found)
@@ -203,10 +129,10 @@ def find_call(candidate: OpenCandidate, delta: CallDelta, *, whole: bool = False
     if found is None or whole:
         found = OpenCall()
         found.name = name
-        candidate.calls.append(found)
+        calls.calls.append(found)
     if delta.index is not None:
-        candidate.by_index[delta.index] = found
-    candidate.last_call = found
+        calls.by_index[delta.index] = found
+    calls.last = found
     return found
 
 
@@ -228,4 +154,4 @@ def _begins_another(call: OpenCall, piece: FunctionDelta) -> bool:
 
 def _begins_free_text(call: OpenCall, piece: CustomDelta) -> bool:
     """Return whether a delta of a custom call starts another one: it names the tool after earlier input."""
-    return bool(piece.name and call.name and (piece.name != call.name or call.arguments or call.pending))
+    return bool(piece.name and call.name and (piece.name != call.name or call.arguments))

@@ -13,7 +13,7 @@ import msgspec
 import llmproxy_asgi.conversation as ir
 from llmproxy_asgi.errors import UpstreamProtocolError
 from llmproxy_asgi.translators.names import DistinctIds
-from llmproxy_asgi.translators.openai_chat.candidates import OpenCall, OpenCandidate, find_call
+from llmproxy_asgi.translators.openai_chat.candidates import OpenCall, OpenCalls, find_call
 from llmproxy_asgi.translators.openai_chat.schema import CHUNK, CallDelta, Choice
 from llmproxy_asgi.translators.raw_json import join_object, raw, split_object
 from llmproxy_asgi.translators.surrogates import decode_replaced
@@ -68,6 +68,18 @@ def _with_ids(calls: msgspec.Raw, ids: DistinctIds, seed: str) -> msgspec.Raw:
     return msgspec.Raw(b"[" + b",".join(repaired) + b"]")
 
 
+class _Candidate(OpenCalls):
+    """The calls of one candidate, with distinct ids."""
+
+    __slots__ = ("count", "ids", "number")
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+        self.count = 0
+        self.ids = DistinctIds()
+
+
 class DistinctCalls:
     """The repair of one stream's calls.
 
@@ -84,7 +96,7 @@ class DistinctCalls:
         self.watching = False
         self._client_model = client_model
         self._nonce = ""
-        self._candidates: dict[int, OpenCandidate] = {}
+        self._candidates: dict[int, _Candidate] = {}
 
     def take(self, data: bytes) -> bytes | None:
         """Repair a chunk with calls; return None if it is valid."""
@@ -99,18 +111,18 @@ class DistinctCalls:
                 continue
             candidate = self._candidates.get(choice.index or 0)
             if candidate is None:
-                candidate = self._candidates[choice.index or 0] = OpenCandidate(choice.index or 0)
+                candidate = self._candidates[choice.index or 0] = _Candidate(choice.index or 0)
             calls[place] = repaired = [self._repaired(candidate, piece) for piece in choice.delta.tool_calls]
             changed = changed or not all(map(_is_same, choice.delta.tool_calls, repaired))
         return _rewritten(data, calls, self._client_model) if changed else None
 
-    def _repaired(self, candidate: OpenCandidate, piece: CallDelta) -> CallDelta:
+    def _repaired(self, candidate: _Candidate, piece: CallDelta) -> CallDelta:
         if not self.watching and self._is_in_order(candidate, piece):
             return CallDelta(index=piece.index, id=piece.id or None, type=_name(piece))
         self.watching = True
         return self._repair(candidate, piece)
 
-    def _is_in_order(self, candidate: OpenCandidate, piece: CallDelta) -> bool:
+    def _is_in_order(self, candidate: _Candidate, piece: CallDelta) -> bool:
         """Return whether clients that match by index see each call separately, with an id."""
         name = _name(piece) or ""
         if piece.index is None:
@@ -120,36 +132,37 @@ class DistinctCalls:
             if not piece.id or piece.id in candidate.by_id:
                 return False
             known = find_call(candidate, piece)
-            known.call_id, known.name, known.index = candidate.call_ids.of(piece.id), name, piece.index
-            known.started = bool(name)
-            candidate.parts = max(candidate.parts, piece.index + 1)
+            known.call_id, known.name, known.index = candidate.ids.of(piece.id), name, piece.index
+            known.is_named = bool(name)
+            candidate.count = max(candidate.count, piece.index + 1)
             candidate.by_id[piece.id] = known
             _add_arguments(known, piece)
             return True
         if (piece.id and piece.id != known.call_id) or (name and known.name):
             return False
         known.name = known.name or name
-        known.started = bool(known.name)
+        known.is_named = bool(known.name)
         return True
 
-    def _repair(self, candidate: OpenCandidate, piece: CallDelta) -> CallDelta:
+    def _repair(self, candidate: _Candidate, piece: CallDelta) -> CallDelta:
         """Return the repaired index of a delta, its id in the first delta only, and its name as `type`."""
         call = find_call(candidate, piece)
         first = call.index < 0
         if first:
             self._number(candidate, call, piece)
         _add_arguments(call, piece)
-        name = None if call.started else _name(piece)
+        name = None if call.is_named else _name(piece)
         if name:
-            call.name, call.started = name, True
+            call.name, call.is_named = name, True
         return CallDelta(index=call.index, id=call.call_id if first else None, type=name)
 
-    def _number(self, candidate: OpenCandidate, call: OpenCall, piece: CallDelta) -> None:
-        if candidate.parts >= ir.MOST_CALLS:
+    def _number(self, candidate: _Candidate, call: OpenCall, piece: CallDelta) -> None:
+        if candidate.count >= ir.MOST_CALLS:
             raise UpstreamProtocolError(f"The upstream's answer has more than {ir.MOST_CALLS} tool calls.")
-        call.index = candidate.part()
+        call.index = candidate.count
+        candidate.count += 1
         self._nonce = self._nonce or token_hex(8)
-        call.call_id = candidate.call_ids.of(piece.id or "", self._nonce, str(candidate.number))
+        call.call_id = candidate.ids.of(piece.id or "", self._nonce, str(candidate.number))
         if piece.id:
             candidate.by_id[piece.id] = call
 

@@ -74,7 +74,7 @@ _INCOMPLETE_OUT: Mapping[ir.FinishReason, str] = {
 }
 
 
-def decode_finish(status: str | None, reason: str | None, *, called: bool, refused: bool) -> ir.Finish:
+def decode_finish(status: str | None, reason: str | None, *, called: bool = False) -> ir.Finish:
     """Decode a finish reason from the status and the content. An incomplete response counts as cut off."""
     if status == "incomplete":
         return ir.Finish(reason=_INCOMPLETE_IN.get(reason, ir.FinishReason.LENGTH), native=reason or status)
@@ -82,7 +82,7 @@ def decode_finish(status: str | None, reason: str | None, *, called: bool, refus
         return ir.Finish(reason=ir.FinishReason.CANCELLED, native=status)
     if called:
         return ir.Finish(reason=ir.FinishReason.TOOL_CALLS, native=status)
-    return ir.Finish(reason=ir.FinishReason.REFUSAL if refused else ir.FinishReason.STOP, native=status)
+    return ir.Finish(reason=ir.FinishReason.STOP, native=status)
 
 
 def encode_finish(finish: ir.Finish, *, refused: bool) -> tuple[str, str | None]:

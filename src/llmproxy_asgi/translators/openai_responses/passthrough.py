@@ -133,7 +133,7 @@ def _read(found: bytes | msgspec.Raw) -> JSONObject:
 def _ending(answer: PassthroughAnswer, status: str) -> list[ir.StreamEvent]:
     called = any(item.type in CALLS for item in answer.output or ())
     why = answer.incomplete_details.reason if answer.incomplete_details else None
-    events: list[ir.StreamEvent] = [ir.Finished(0, decode_finish(status, why, called=called, refused=False))]
+    events: list[ir.StreamEvent] = [ir.Finished(0, decode_finish(status, why, called=called))]
     usage = decode_usage(answer.usage, answer.tool_usage)
     if usage is not None:
         events.append(ir.UsageReported(usage))

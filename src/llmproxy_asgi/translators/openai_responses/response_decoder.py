@@ -10,14 +10,13 @@ import msgspec
 
 import llmproxy_asgi.conversation as ir
 from llmproxy_asgi.conversation import JSONObject
-from llmproxy_asgi.translators.base import Upstream, UpstreamRequest
-from llmproxy_asgi.translators.custom_tools import unwrapped_input
+from llmproxy_asgi.translators.base import Upstream
 from llmproxy_asgi.translators.media import standard_base64
 from llmproxy_asgi.translators.openai_responses.mappings import BETWEEN_SUMMARIES, PROTOCOL
 from llmproxy_asgi.translators.seals import unwrap
 
 CALLS = {"function_call": "function", "custom_tool_call": "custom"}
-"""ItemDecoder that call the caller's own tools."""
+"""Items that call the caller's own tools."""
 
 
 def text_of(found: Mapping[str, Any], key: str) -> str:
@@ -32,78 +31,35 @@ def entries_of(found: Mapping[str, Any], key: str) -> list[JSONObject]:
     return [entry for entry in value if type(entry) is dict] if type(value) is list else []
 
 
-class ItemDecoder:
-    """The decoder of one response's output items.
+def call_fields(item: JSONObject) -> dict[str, Any]:
+    """Return the fields of a call's part beside its name, call id and arguments."""
+    caller = item.get("caller")
+    return {
+        "namespace": text_of(item, "namespace") or None,
+        "caller": caller if type(caller) is dict else None,
+        "id": text_of(item, "id") or None,
+        "extras": {PROTOCOL: {}} if type(caller) is dict else ir.EMPTY,
+    }
 
-    Args:
-        upstream_request: The upstream request, with its renamed tools and call ids.
-        upstream: The upstream that responds.
-    """
 
-    __slots__ = ("_upstream", "_upstream_request")
+def decode_seal(item: JSONObject, upstream: Upstream) -> tuple[ir.Seal, ...]:
+    """Decode the seal of a reasoning item."""
+    blob = text_of(item, "encrypted_content")
+    if not blob:
+        return ()
+    item_id = text_of(item, "id") or None
+    own = ir.Seal(issuer=upstream.issuer, kind="encrypted", data=blob, model=upstream.model, item_id=item_id)
+    return (unwrap(blob) or own,)
 
-    def __init__(self, upstream_request: UpstreamRequest, upstream: Upstream) -> None:
-        self._upstream_request = upstream_request
-        self._upstream = upstream
 
-    @property
-    def nonce(self) -> str:
-        """See `UpstreamRequest.nonce`."""
-        return self._upstream_request.nonce
-
-    def call(self, item: JSONObject, arguments: str = "") -> ir.ToolCall | None:
-        """Decode a call with these arguments; return None without a name. A missing call id is empty."""
-        name, call_id = text_of(item, "name"), text_of(item, "call_id") or text_of(item, "id")
-        if not name:
-            return None
-        custom = item.get("type") == "custom_tool_call" or self.is_emulated(item)
-        caller = item.get("caller")
-        return ir.ToolCall(
-            call_id=self._upstream_request.call_ids.get(call_id, call_id),
-            name=self._upstream_request.names.get(name, name),
-            arguments=arguments,
-            kind="custom" if custom else "function",
-            namespace=text_of(item, "namespace") or None,
-            caller=caller if type(caller) is dict else None,
-            id=text_of(item, "id") or None,
-            extras={PROTOCOL: {}} if type(caller) is dict else ir.EMPTY,
-        )
-
-    def is_emulated(self, item: JSONObject) -> bool:
-        """Return whether a call is to a custom tool that was sent as a function."""
-        return item.get("type") == "function_call" and text_of(item, "name") in self._upstream_request.emulated
-
-    def arguments(self, item: JSONObject, streamed: str) -> str:
-        """Return a call's complete arguments: the streamed ones, or the item's."""
-        if item.get("type") == "custom_tool_call":
-            return streamed or text_of(item, "input")
-        arguments = streamed or text_of(item, "arguments")
-        if self.is_emulated(item):
-            return unwrapped_input(arguments)
-        return arguments if arguments.strip() else "{}"
-
-    def seals(self, item: JSONObject) -> tuple[ir.Seal, ...]:
-        """Decode the seal of a reasoning item."""
-        blob = text_of(item, "encrypted_content")
-        if not blob:
-            return ()
-        own = ir.Seal(
-            issuer=self._upstream.issuer,
-            kind="encrypted",
-            data=blob,
-            model=self._upstream.model,
-            item_id=text_of(item, "id") or None,
-        )
-        return (unwrap(blob) or own,)
-
-    def parts(self, item: JSONObject) -> tuple[ir.Part, ...]:
-        """Decode a complete item that is not a message, reasoning or a call."""
-        kind = text_of(item, "type")
-        if kind == "web_search_call":
-            return decode_web_search_output(item)
-        if kind == "image_generation_call" and text_of(item, "result"):
-            return (_image(item),)
-        return (ir.Opaque(protocol=PROTOCOL, kind=kind or "item", data=item, id=text_of(item, "id") or None),)
+def decode_item(item: JSONObject) -> tuple[ir.Part, ...]:
+    """Decode a complete item that is not a message, reasoning or a call."""
+    kind = text_of(item, "type")
+    if kind == "web_search_call":
+        return decode_web_search_output(item)
+    if kind == "image_generation_call" and text_of(item, "result"):
+        return (_image(item),)
+    return (ir.Opaque(protocol=PROTOCOL, kind=kind or "item", data=item, id=text_of(item, "id") or None),)
 
 
 def reasoning_text(item: JSONObject) -> tuple[str, bool]:

@@ -8,15 +8,16 @@ The stream ends with `response.completed`, `.incomplete` or `.failed`; `[DONE]` 
 """
 
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, ClassVar
 
 import msgspec
 from typing_extensions import override
 
 import llmproxy_asgi.conversation as ir
-from llmproxy_asgi.errors import GatewayError, UpstreamProtocolError
-from llmproxy_asgi.translators.answer_bounds import event_check
-from llmproxy_asgi.translators.base import StreamDecoder, Upstream, UpstreamRequest
+from llmproxy_asgi.translators.base import Upstream, UpstreamRequest
+from llmproxy_asgi.translators.codec.events import CandidateBuilder
+from llmproxy_asgi.translators.codec.sse import UNREADABLE, JSONEventDecoder
 from llmproxy_asgi.translators.names import derived
 from llmproxy_asgi.translators.openai.errors import decode_error_object, error_in
 from llmproxy_asgi.translators.openai.mappings import dated
@@ -27,19 +28,12 @@ from llmproxy_asgi.translators.openai_responses.mappings import (
     decode_finish,
     decode_usage,
 )
-from llmproxy_asgi.translators.openai_responses.readers import DELTA_HANDLERS, BrokenStream, DeltaHandler, OutputReader
-from llmproxy_asgi.translators.openai_responses.response_decoder import ItemDecoder
+from llmproxy_asgi.translators.openai_responses.readers import DELTA_HANDLERS, DeltaHandler, OutputReader
 from llmproxy_asgi.translators.openai_responses.schema import ANSWER, DELTA_EVENT, EVENT, Answer, Event
 from llmproxy_asgi.translators.raw_json import split_object
 from llmproxy_asgi.translators.stray_errors import names_problem, read_loosely
-from llmproxy_asgi.translators.surrogates import SurrogateJoiner, decode_marked
-from llmproxy_asgi.wire.sse import EventTooLarge, Frame, FrameSplitter, decode, only_named
+from llmproxy_asgi.wire.sse import only_named
 
-_T = TypeVar("_T")
-_IS_CROWDED = event_check(*MANY_IN_EVENTS)
-_NOTHING = ir.Batch(())
-_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
-_BLANK = b"\n\n"
 _DELTAS = {
     f"event: {name}".encode(): (f"event: {name}\ndata: ".encode(), handler) for name, handler in DELTA_HANDLERS.items()
 }
@@ -75,152 +69,81 @@ def started(answer: Any, upstream: Upstream, nonce: str = "") -> ir.Started:
     )
 
 
-class ResponsesStreamDecoder(StreamDecoder):
-    """The decoder of one stream."""
+class ResponsesStreamDecoder(JSONEventDecoder[CandidateBuilder]):
+    """The decoder of one response."""
+
+    candidate: ClassVar[type[CandidateBuilder]] = CandidateBuilder
+    many = MANY_IN_EVENTS
+    error = staticmethod(partial(decode_error_object, protocol=PROTOCOL))
+    find_error = staticmethod(partial(error_in, protocol=PROTOCOL))
 
     def __init__(self, upstream_request: UpstreamRequest, upstream: Upstream) -> None:
-        self._upstream = upstream
-        self._nonce = upstream_request.nonce
-        self._joiner: SurrogateJoiner | None = None
-        self._reader = OutputReader(ItemDecoder(upstream_request, upstream))
-        self._splitter = FrameSplitter(max_event=upstream.max_event, is_crowded=_IS_CROWDED)
-        self._complete = self._splitter.complete
+        super().__init__(upstream_request, upstream)
+        self._output = self._events.candidate(0)
         self._started = False
-        self._over = False
+        self._reader = OutputReader(self._output, upstream)
+
+    def decode_whole(self, answer: Answer) -> list[ir.StreamEvent]:
+        """Decode a complete response into events."""
+        self._start(answer)
+        self._end(answer, answer.status or "completed")
+        return self._events.take()
 
     @override
-    def feed(self, data: bytes) -> ir.Batch:
-        if self._over:
-            return _NOTHING
-        try:
-            block = self._complete(data)
-        except EventTooLarge as error:
-            return self._failed([], UpstreamProtocolError(f"The upstream sent {error}."))
-        if not block:
-            return _NOTHING
+    def block(self, block: bytes) -> None:
         known = _DELTAS.get(block[: block.find(b"\n")]) if self._started else None
         if known is not None:
             head, handler = known
             lines = only_named(block, head)
             if lines is not None:
-                return self._deltas(lines, handler)
-        return self._read(decode(block))
+                self._deltas(lines, handler)
+                return
+        super().block(block)
+
+    def _deltas(self, lines: Sequence[bytes], handler: DeltaHandler) -> None:
+        """Decode the usual read: deltas of one type, each on one line after its event name."""
+        reader = self._reader
+        for line in lines:
+            try:
+                event = DELTA_EVENT.decode(line)
+            except UNREADABLE:
+                event = self.repaired(DELTA_EVENT, line)
+            handler(reader, event)
 
     @override
-    def close(self) -> ir.Batch:
-        if self._over:
-            return _NOTHING
-        tail = self._splitter.tail
-        batch = self._read(decode(tail + _BLANK)) if tail else _NOTHING
-        if self._over:
-            return batch
-        return self._failed(
-            list(batch.events), UpstreamProtocolError("The upstream's stream ended without its end sign.")
-        )
-
-    def decode_whole(self, answer: Answer) -> list[ir.StreamEvent]:
-        """Decode a complete response into events."""
-        events: list[ir.StreamEvent] = []
-        self._start(answer, events)
-        self._end(answer, answer.status or "completed", events)
-        return events
-
-    def _deltas(self, lines: Sequence[bytes], handler: DeltaHandler) -> ir.Batch:
-        """Decode the usual read: deltas of one type, each on one line after its event name."""
-        events: list[ir.StreamEvent] = []
-        reader = self._reader
-        try:
-            for line in lines:
-                try:
-                    event = DELTA_EVENT.decode(line)
-                except _UNREADABLE:
-                    event = self._marked(DELTA_EVENT, line)
-                handler(reader, event, events)
-        except _UNREADABLE:
-            return self._failed(events, UpstreamProtocolError("The upstream sent an event that cannot be read."))
-        except BrokenStream as broken:
-            return self._failed(events, UpstreamProtocolError(str(broken)))
-        return ir.Batch(events if self._joiner is None else self._joiner.join(events))
-
-    def _marked(self, decoder: "msgspec.json.Decoder[_T]", data: bytes) -> _T:
-        """Decode an event that contains half of a surrogate pair."""
-        event = decode_marked(decoder, data)
-        self._joiner = self._joiner or SurrogateJoiner()
-        return event
-
-    def _read(self, frames: Sequence[Frame]) -> ir.Batch:
-        events: list[ir.StreamEvent] = []
-        try:
-            for frame in frames:
-                if frame.event == "error":
-                    found = read_loosely(frame.data)
-                    self._failed(events, decode_error_object(found, protocol=PROTOCOL))
-                    break
-                event = self._decoded(frame)
-                if event is None:
-                    continue
-                self._event(event, frame, events)
-                if self._over:
-                    break
-        except _UNREADABLE:
-            return self._failed(events, UpstreamProtocolError("The upstream sent an event that cannot be read."))
-        except BrokenStream as broken:
-            return self._failed(events, UpstreamProtocolError(str(broken)))
-        return ir.Batch(events if self._joiner is None else self._joiner.join(events))
-
-    def _decoded(self, frame: Frame) -> Event | None:
-        """Decode a frame; return None for padding and for `[DONE]`."""
-        data = frame.data if frame.data[:1] == b"{" else frame.data.strip()
-        if not data or data == b"[DONE]":
-            return None
-        try:
-            return EVENT.decode(data)
-        except _UNREADABLE:
-            return self._marked(EVENT, data)
-
-    def _failed(self, events: list[ir.StreamEvent], error: GatewayError) -> ir.Batch:
-        self._over = True
-        events.append(ir.Failed(error))
-        return ir.Batch(events)
-
-    def _event(self, event: Event, frame: Frame, events: list[ir.StreamEvent]) -> None:
-        kind = event.type or frame.event
+    def event(self, name: str | None, data: bytes) -> None:
+        event = self.decode(EVENT, data)
+        kind = event.type or name
         if kind in _BEGINNINGS:
-            self._start(_answer(event), events)
+            self._start(_answer(event))
         elif kind in ENDINGS:
             answer = _answer(event)
-            self._end(answer, status_of(kind, answer), events)
+            self._end(answer, status_of(kind, answer))
         elif kind == "error" or (kind is None and event.error):
-            self._failed(events, decode_error_object(read_loosely(frame.data), protocol=PROTOCOL))
-        elif (kind is None or names_problem(kind)) and (error := error_in(frame.data, protocol=PROTOCOL)) is not None:
-            self._failed(events, error)
+            self._events.fail(self.error(read_loosely(data)))
+        elif (kind is None or names_problem(kind)) and (error := self.find_error(data)) is not None:
+            self._events.fail(error)
         elif kind is not None:
-            if not self._started:
-                self._start(Answer(), events)
-            if not self._reader.feed(kind, event, events):
-                events.append(ir.Passed(PROTOCOL, kind, frame.data))
+            self._start(Answer())
+            if not self._reader.feed(kind, event):
+                self._events.passed(PROTOCOL, kind, data)
 
-    def _start(self, answer: Answer, events: list[ir.StreamEvent]) -> None:
+    def _start(self, answer: Answer) -> None:
         if not self._started:
             self._started = True
-            events.append(started(answer, self._upstream, self._nonce))
+            self._events.emit(started(answer, self._upstream, self._upstream_request.nonce))
 
-    def _end(self, answer: Answer, status: str, events: list[ir.StreamEvent]) -> None:
-        self._start(answer, events)
-        reader = self._reader
+    def _end(self, answer: Answer, status: str) -> None:
+        self._start(answer)
         usage = decode_usage(answer.usage, answer.tool_usage)
         if status == "failed" or (answer.error and status != "completed"):
-            if usage is not None:
-                events.append(ir.UsageReported(usage))
-            self._failed(events, decode_error_object(answer.error or {}, protocol=PROTOCOL))
+            self._events.usage(usage)
+            self._events.fail(self.error(answer.error or {}))
             return
-        reader.finish(answer.output or (), events)
+        self._reader.finish(answer.output or ())
         why = answer.incomplete_details.reason if answer.incomplete_details else None
-        events.append(ir.Finished(0, decode_finish(status, why, called=reader.called, refused=reader.refused)))
-        if usage is not None:
-            events.append(ir.UsageReported(usage))
-        events.append(ir.Ended(TIER_IN.get(answer.service_tier) if answer.service_tier else None))
-        self._over = True
+        self._output.finish(decode_finish(status, why))
+        self._events.end(usage, TIER_IN.get(answer.service_tier) if answer.service_tier else None)
 
 
 def answer_extras(body: bytes) -> ir.Extras:
@@ -228,7 +151,7 @@ def answer_extras(body: bytes) -> ir.Extras:
     try:
         found = split_object(body)
         kept = {key: value for key in _EXTRA_FIELDS if key in found and (value := msgspec.json.decode(found[key]))}
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):  # a number out of range
+    except UNREADABLE:  # a number out of range
         return ir.EMPTY
     return {PROTOCOL: kept} if kept else ir.EMPTY
 

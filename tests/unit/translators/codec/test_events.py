@@ -108,6 +108,20 @@ def test_nothing_precedes_the_start() -> None:
     assert [event.type for event in events.take()] == ["passed", "failed"]
 
 
+def test_nothing_follows_a_finish() -> None:
+    """Refuse a part of a candidate that has finished; an answer without a finished candidate fails."""
+    events = begun()
+    events.end()
+    assert isinstance(events.take()[-1], ir.Failed)
+    events = begun()
+    events.candidate(0).finish(STOP)
+    events.candidate(0).finish(STOP)
+    with pytest.raises(UpstreamProtocolError):
+        events.candidate(0).open(ir.Text(text=""))
+    events.end()
+    assert [event.type for event in events.take()] == ["started", "finished", "ended"]
+
+
 @pytest.mark.parametrize(
     ("pieces", "kind", "arguments"),
     [
@@ -202,6 +216,6 @@ def test_log_probabilities_wait_for_a_part() -> None:
     candidate = events.candidate(0)
     first, second = ((ir.TokenLogprob(token=token, logprob=-1.0),) for token in "ab")
     candidate.logprobs(first)
-    candidate.switch(ir.Text(text=""))
+    candidate.call().start("f", "c1")
     candidate.logprobs(second)
     assert answer(events).candidates[0].logprobs == (*first, *second)
