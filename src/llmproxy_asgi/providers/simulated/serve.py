@@ -175,7 +175,14 @@ def _response(decoded: Request, scripts: Sequence[Script], digest: str) -> Respo
         output=sum(words(script.parts) for script in scripts),
         reasoning=words(reasoning),
     )
-    return Response(id=digest, model=decoded.model, created_at=_CREATED_AT, candidates=candidates, usage=usage)
+    return Response(
+        id=digest,
+        model=decoded.model,
+        created_at=_CREATED_AT,
+        candidates=candidates,
+        usage=usage,
+        extras={"openai-responses": {"completed_at": int(_CREATED_AT.timestamp())}},
+    )
 
 
 # ── a stream's pieces ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -208,9 +215,7 @@ def _events(response: Response) -> Iterator[StreamEvent]:
         match event:
             case Started(usage=Usage() as usage):
                 # At the start of a stream an upstream knows the input tokens, but not the output tokens yet.
-                yield Started(
-                    event.id, event.model, event.created_at, msgspec.structs.replace(usage, output=0, reasoning=0)
-                )
+                yield msgspec.structs.replace(event, usage=msgspec.structs.replace(usage, output=0, reasoning=0))
             case PartDelta(candidate=candidate, index=index, delta=delta):
                 flows[candidate] += [PartDelta(candidate, index, piece) for piece in _split_delta(delta)]
             case PartStarted(candidate=candidate) | PartEnded(candidate=candidate):

@@ -104,13 +104,14 @@ class ResponseObject:
         error: JSONObject | None = None,
         incomplete: str | None = None,
     ) -> bytes:
-        """Encode the object in this state; the clock dates its completion."""
-        completed = max(int(time.time()), self._base["created_at"]) if status == "completed" else None
+        """Encode the object in this state; `completed_at` among the extras replaces the clock's."""
+        completed: int | None = None
+        if status == "completed":
+            completed = self._extras.get("completed_at") or max(int(time.time()), self._base["created_at"])
         return msgspec.json.encode(
             {
                 **self._base,
                 "status": status,
-                "completed_at": completed,
                 "error": error,
                 "incomplete_details": {"reason": incomplete} if incomplete else None,
                 **self._created,
@@ -120,6 +121,7 @@ class ResponseObject:
                 "moderation": None,
                 "usage": encode_usage(usage) if usage is not None else None,
                 **self._extras,
+                "completed_at": completed,
             }
         )
 

@@ -1,7 +1,9 @@
 """What the simulated upstream answers on the wire, asked directly; its clock is turned by hand."""
 
 import asyncio
+import itertools
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -67,8 +69,12 @@ def shown(reads: list[bytes]) -> str:
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("model", ["echo", "story", "tools", "json", "reasoning", "refuse", "length"])
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-async def test_the_same_request_gives_the_same_bytes(protocol: str, model: str, stream: bool) -> None:
-    """Nothing is random and no clock is read: two answers to one request are equal, id and date included."""
+async def test_the_same_request_gives_the_same_bytes(
+    protocol: str, model: str, stream: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is random and no clock is read: two answers to one request are equal, id and dates included."""
+    ticking = SimpleNamespace(time=itertools.count(4e9).__next__)
+    monkeypatch.setattr("llmproxy_asgi.translators.openai_responses.response_encoder.time", ticking)
     first, second = [await post(protocol, body(model, stream=stream)) for _ in range(2)]
     assert first[1] == second[1]
     assert first[0].headers == second[0].headers
