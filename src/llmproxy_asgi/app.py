@@ -52,7 +52,7 @@ class LLMProxy:
 
     @asynccontextmanager
     async def lifespan(self, _app: object = None) -> AsyncIterator[None]:
-        """A lifespan for a parent application: `FastAPI(lifespan=proxy.lifespan)`. Its shutdown drains calls."""
+        """Run with a parent application: `FastAPI(lifespan=proxy.lifespan)`. Its shutdown drains calls."""
         self._start_up()
         try:
             yield

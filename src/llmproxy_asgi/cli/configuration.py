@@ -90,7 +90,7 @@ def schema(
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write to this file instead of printing.")
     ] = None,
 ) -> None:
-    """The configuration's JSON Schema, for editors: of the built-in provider types, and of those that --config names.
+    """Return the configuration's JSON Schema: of the built-in provider types, and of those that --config names.
 
     With `llmproxy schema -o llmproxy.schema.json`, an editor with a YAML language server completes and checks a file
     that begins with `# yaml-language-server: $schema=llmproxy.schema.json`.

@@ -395,7 +395,7 @@ def _is_bare(turn: Sequence[Message]) -> bool:
 def _restored(
     turn: Sequence[Message], cached: CachedReasoningByKey, upstream: Upstream, call_keys: CallKeys
 ) -> list[Message] | None:
-    """A turn with its state, message by message; None where there is none that this upstream can open."""
+    """Return a turn with its state, message by message; None: this upstream can open none of it."""
     has_text = any(isinstance(part, Reasoning) and part.text for message in turn for part in message.parts)
     include_text = upstream.capabilities.needs_reasoning_content and not has_text
     first: list[Part] = []

@@ -116,7 +116,7 @@ def _in_openai(found: Mapping[str, Any]) -> _Found:
 
 
 def _in_embeddings(found: Mapping[str, Any]) -> _Found:
-    """What compatible servers take beside texts: a conversation, or objects of one text or picture."""
+    """Yield the inputs that compatible servers accept beside texts: a conversation, or objects of one text or image."""
     yield from _in_openai(found)
     for key, value in _named(found, "url", "image", "video", "audio"):
         if isinstance(value, str) and _SCHEME.match(value):
@@ -175,7 +175,7 @@ def _check(address: str, path: str, upstream: Upstream) -> None:
 
 
 def _host(address: str) -> str | None:
-    """The host as servers read it; None where there is none, or readers would disagree about it."""
+    """Return the host as servers read it; None: there is none, or servers would disagree about it."""
     try:
         host = urlsplit(address).hostname
     except ValueError:
@@ -199,7 +199,7 @@ def is_private(host: str) -> bool:
 
 
 def _number(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """The address that a host is written as: IPv6, or IPv4 in one to four parts, decimal, octal or hexadecimal."""
+    """Return the address that a host spells: IPv6, or IPv4 in one to four parts, decimal, octal or hexadecimal."""
     if ":" in host:
         try:
             return ipaddress.IPv6Address(host.partition("%")[0])

@@ -19,7 +19,7 @@ def effort_of_budget(tokens: int) -> Effort | None:
 
 
 def nearest_effort(wanted: Effort, offered: tuple[Effort, ...]) -> Effort | None:
-    """The offered level nearest below the wanted one, else the lowest; None where there is no control at all."""
+    """Return the offered level nearest below the wanted one, else the lowest; None: there is no control at all."""
     if not offered:
         return None
     ranked = sorted(offered, key=EFFORTS.index)

@@ -91,7 +91,7 @@ _COMPANIONS = ("type", "code", "param", "status")
 
 
 def _code(error: Mapping[str, Any]) -> str | None:
-    """The word for programs in an error of another shape than the vendors'."""
+    """Return the code in an error of another format than the vendors'."""
     detail = error.get("detail")
     places = (error, detail) if isinstance(detail, dict) else (error,)
     for key in _CODES:
@@ -103,7 +103,7 @@ def _code(error: Mapping[str, Any]) -> str | None:
 
 
 def _words(found: Any, depth: int) -> tuple[str, str | None]:
-    """The words within a value, and the field of the request that they are about."""
+    """Return the text within a value, and the request's field that it is about."""
     if isinstance(found, str):
         return found.strip(), None
     if not depth:
@@ -125,7 +125,7 @@ def _words(found: Any, depth: int) -> tuple[str, str | None]:
 
 
 def _list_message(entries: list[Any], depth: int) -> tuple[str, str | None]:
-    """The words of the first entries, and the field of the first."""
+    """Return the text of the first entries, and the field of the first."""
     found = [(words, param) for words, param in (_words(entry, depth - 1) for entry in entries[:_MOST]) if words]
     return "; ".join(words for words, _ in found), found[0][1] if found else None
 
@@ -160,7 +160,7 @@ def _error_of_event(data: str) -> ErrorObject | None:
 
 
 def _of_event(text: str) -> ErrorObject | None:
-    """The error in the first data of an event stream."""
+    """Return the error in the first data of an event stream."""
     for line in text.splitlines():
         field, _, value = line.partition(":")
         if field == "data":
@@ -169,7 +169,7 @@ def _of_event(text: str) -> ErrorObject | None:
 
 
 def _without_markup(text: str) -> str:
-    """The words of a page, without tags, scripts and styles; its title where it has no others."""
+    """Return the text of a page, without tags, scripts and styles; its title if it has no other."""
     said: list[str] = []
     titles: list[str] = []
     within = ""
@@ -196,6 +196,6 @@ def _without_markup(text: str) -> str:
 
 
 def _bounded(text: str) -> str:
-    """The text on one line, without control characters, and not too long."""
+    """Return the text on one line, without control characters, and not too long."""
     line = " ".join("".join(c if c.isprintable() else " " for c in text[: 2 * _LONGEST]).split())
     return line if len(line) <= _LONGEST else line[:_LONGEST] + "..."

@@ -107,7 +107,7 @@ _SECONDS_BY_LINK = 60
 
 
 def estimate(request: ir.Request, protocol: str) -> int:
-    """The tokens of a request's input.
+    """Estimate the tokens of a request's input.
 
     Args:
         request: Read whole.

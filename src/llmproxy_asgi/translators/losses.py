@@ -50,7 +50,7 @@ def refuse_held_elsewhere(request: ir.Request) -> None:
 
 
 def unread(part: ir.Opaque, role: str) -> str:
-    """The warning of a part that another protocol has a word for alone.
+    """Return the warning about a part that only another protocol has.
 
     Raises:
         Unsupported: The answer would be wrong without it: what the caller says, and the state of a compaction.
@@ -65,7 +65,7 @@ def unread(part: ir.Opaque, role: str) -> str:
 
 
 def unsaid_extras(request: ir.Request, protocol: str) -> list[str]:
-    """The warnings of a request's fields that another protocol than this one has a word for alone."""
+    """Return the warnings about a request's fields that only another protocol has."""
     others = (fields for other, fields in request.extras.items() if other != protocol)
     return [f"dropped:{key}" for fields in others for key in fields if key not in _UNMISSED]
 

@@ -317,7 +317,7 @@ def arguments_raw(text: str) -> msgspec.Raw:
 
 
 def _object_text(text: str) -> bytes | None:
-    """The text of arguments that are one JSON object; its values are checked and not made."""
+    """Return the text of arguments that are one JSON object; its values are checked, not decoded."""
     if not text.lstrip(_SPACE).startswith("{"):
         return None
     try:

@@ -80,7 +80,7 @@ class Scan(ABC):
 
     @abstractmethod
     def first(self, frame: Frame) -> Sequence[ir.StreamEvent]:
-        """Called with each frame until it gives events: `Started`, or `Failed`.
+        """Read each frame until one gives events: `Started`, or `Failed`.
 
         `inspect` is called with the same frame afterwards, if the pattern matches.
         """

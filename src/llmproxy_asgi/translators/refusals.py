@@ -19,7 +19,7 @@ _STATELESS = {
 
 
 def refusal(problem: str, param: str, instead: str) -> Unsupported:
-    """Refuse a field: what is wrong with it, and what would be right."""
+    """Return the refusal of a field: what is wrong with it, and what would be right."""
     return Unsupported(f"{problem} ({param}): {instead}.", param=param)
 
 
@@ -42,74 +42,74 @@ def in_callers_terms(error: Unsupported, spelling: Mapping[str, str]) -> Unsuppo
 
 
 def unsupported_input(model: str, kind: str) -> Unsupported:
-    """An image, audio, a document or video for a model that takes none."""
+    """Return the refusal of an image, audio, a document or video for a model that takes none."""
     return refusal(f"{_the(model)} does not support {kind} input", "messages", "leave it out")
 
 
 def unsupported_format(model: str, kind: str, formats: str) -> Unsupported:
-    """Input of a kind that the model takes, in a format that it does not take."""
+    """Return the refusal of input of a kind that the model takes, in a format that it does not take."""
     return refusal(f"{_the(model)} does not support {kind} input in this format", "messages", f"send {formats}")
 
 
 def unsupported_url(model: str, kind: str) -> Unsupported:
-    """Input of a kind that the model takes, by a URL that the upstream does not fetch."""
+    """Return the refusal of input of a kind that the model takes, by a URL that the upstream does not fetch."""
     return refusal(f"{_the(model)} does not support {kind} input by this URL", "messages", "send the data itself")
 
 
 def unsupported_part(kind: str) -> Unsupported:
-    """A part that only another vendor can read, in a message whose every word counts."""
+    """Return the refusal of a part that only another vendor can read, in a message whose every word counts."""
     return refusal(f"This upstream does not support parts of type {kind[:_MOST]!r}", "messages", "leave it out")
 
 
 def undecodable_document() -> Unsupported:
-    """A text document whose base64 is broken."""
+    """Return the refusal of a text document whose base64 is broken."""
     return refusal("The base64 data of a document cannot be decoded", "messages", "send valid base64")
 
 
 def prefill(model: str) -> Unsupported:
-    """A trailing assistant message, for a model that would not continue it."""
+    """Return the refusal of a trailing assistant message, for a model that would not continue it."""
     return refusal(
         f"{_the(model)} does not continue a trailing assistant message", "messages", "end with a user message"
     )
 
 
 def unanswered_calls() -> Unsupported:
-    """A conversation that ends with tool calls."""
+    """Return the refusal of a conversation that ends with tool calls."""
     return refusal("The last message holds tool calls without results", "messages", "send the tool results")
 
 
 def no_messages() -> Unsupported:
-    """A conversation with nothing to respond to."""
+    """Return the refusal of a conversation with nothing to respond to."""
     return refusal("The conversation holds no message to respond to", "messages", "send a user message")
 
 
 def token_ids(param: str) -> Unsupported:
-    """A prompt or an input of token ids, for an upstream with another tokenizer."""
+    """Return the refusal of a prompt or an input of token ids, for an upstream with another tokenizer."""
     return refusal("This upstream does not support token ids as input", param, "send the text")
 
 
 def empty_prompt(param: str) -> Unsupported:
-    """An empty prompt, for a model that takes conversations."""
+    """Return the refusal of an empty prompt, for a model that takes conversations."""
     return refusal("This upstream does not support an empty prompt", param, "send a text")
 
 
 def single_prompt() -> Unsupported:
-    """Several prompts, for an upstream that takes one in a call."""
+    """Return the refusal of several prompts, for an upstream that takes one in a call."""
     return refusal("This upstream does not support several prompts in one call", "prompt", "send one")
 
 
 def completions_only(param: str) -> Unsupported:
-    """A field of legacy completions, for an upstream that takes conversations."""
+    """Return the refusal of a field of legacy completions, for an upstream that takes conversations."""
     return refusal(f"Only upstreams with legacy completions support {param!r}", param, "leave it out")
 
 
 def compaction() -> Unsupported:
-    """A request to compact the conversation."""
+    """Return the refusal of a request to compact the conversation."""
     return refusal("This upstream does not support compaction", "messages", "leave out 'compaction_trigger'")
 
 
 def compacted_elsewhere(kind: str) -> Unsupported:
-    """The state of a conversation that another vendor compacted."""
+    """Return the refusal of the state of a conversation that another vendor compacted."""
     return refusal(
         f"A part of type {kind[:_MOST]!r} can only be sent to the vendor that made it",
         "messages",
@@ -121,22 +121,22 @@ def compacted_elsewhere(kind: str) -> Unsupported:
 
 
 def unsupported_output(model: str, kind: str) -> Unsupported:
-    """A response as image or audio, of a model that responds in other kinds only."""
+    """Return the refusal of a response as image or audio, of a model that responds in other kinds only."""
     return refusal(f"{_the(model)} does not support {kind[:_MOST]} output", "modalities", "ask for text")
 
 
 def empty_response(model: str, param: str = "max_tokens") -> Unsupported:
-    """A limit of no tokens: a way to fill a cache, for the vendor that has it."""
+    """Return the refusal of a limit of no tokens: a way to fill a cache, for the vendor that has it."""
     return refusal(f"{_the(model)} does not support a response without tokens", param, "send at least 1")
 
 
 def single_candidate(model: str) -> Unsupported:
-    """More than one candidate, of an upstream that makes one."""
+    """Return the refusal of more than one candidate, of an upstream that makes one."""
     return refusal(f"{_the(model)} does not support several candidates", "n", "send 1")
 
 
 def response_schema(model: str, why: str) -> Unsupported:
-    """A schema of the response that the vendor's format cannot express."""
+    """Return the refusal of a schema of the response that the vendor's format cannot express."""
     return refusal(
         f"{_the(model)} does not support this schema of the response", "response_format", f"change it, because {why}"
     )
@@ -146,29 +146,29 @@ def response_schema(model: str, why: str) -> Unsupported:
 
 
 def no_tools(model: str) -> Unsupported:
-    """Tools, for a model that calls none."""
+    """Return the refusal of tools, for a model that calls none."""
     return refusal(f"{_the(model)} does not support tools", "tools", "leave them out")
 
 
 def mixed_tools(model: str) -> Unsupported:
-    """Functions beside server tools, for a model that takes one of the two kinds."""
+    """Return the refusal of functions beside server tools, for a model that takes one of the two kinds."""
     return refusal(
         f"{_the(model)} does not support functions and server tools in one request", "tools", "send one of the two"
     )
 
 
 def server_tool_unavailable(tool: ir.Tool) -> Unsupported:
-    """A server tool that this upstream does not have."""
+    """Return the refusal of a server tool that this upstream does not have."""
     return refusal(f"This upstream does not have the server tool {native_name(tool)!r}", "tools", "leave it out")
 
 
 def tool_schema(tool: ir.Tool, why: str) -> Unsupported:
-    """A tool's parameters that the vendor's format cannot express."""
+    """Return the refusal of a tool's parameters that the vendor's format cannot express."""
     return refusal(f"This upstream does not support the schema of the tool {native_name(tool)!r}", "tools", why)
 
 
 def image_results(model: str, tool: ir.Tool) -> Unsupported:
-    """A tool whose results are images, for a model that takes none."""
+    """Return the refusal of a tool whose results are images, for a model that takes none."""
     return refusal(
         f"{_the(model)} does not support image input, and the tool {tool.name[:100]!r} returns images",
         "tools",
@@ -177,7 +177,7 @@ def image_results(model: str, tool: ir.Tool) -> Unsupported:
 
 
 def programmatic_tool(tool: ir.Tool) -> Unsupported:
-    """A tool that only code run by another vendor may call."""
+    """Return the refusal of a tool that only code run by another vendor may call."""
     return refusal(
         f"This upstream does not support programmatic calls, and the tool {tool.name[:_MOST]!r} allows no others",
         "allowed_callers",
@@ -186,12 +186,12 @@ def programmatic_tool(tool: ir.Tool) -> Unsupported:
 
 
 def undeclared_choice(name: str) -> Unsupported:
-    """A choice of a tool that the request does not declare."""
+    """Return the refusal of a choice of a tool that the request does not declare."""
     return refusal(f"The tool {name[:_MOST]!r} is chosen but not declared", "tool_choice", "name one of the tools")
 
 
 def not_allowed(what: str, path: str, setting: str) -> Unsupported:
-    """What costs extra, where the operator did not allow it."""
+    """Return the refusal of an option that costs extra, where the operator did not allow it."""
     return refusal(f"The {what} is not allowed at this upstream", path, f"the operator can allow it in {setting}")
 
 
@@ -199,23 +199,23 @@ def not_allowed(what: str, path: str, setting: str) -> Unsupported:
 
 
 def no_stored_responses(param: str = "previous_response_id") -> Unsupported:
-    """A reference to state that the upstream would have to store between calls."""
+    """Return the refusal of a reference to state that the upstream would have to store between calls."""
     instead = _STATELESS.get(param, "send the whole conversation")
     return refusal("This upstream stores no responses between calls", param, instead)
 
 
 def vendor_reference(path: str) -> Unsupported:
-    """A reference to an object at the upstream, which any caller who shares the credential could use."""
+    """Return the refusal of a reference to an object at the upstream: any caller of the credential could use it."""
     return refusal("Objects stored at the upstream are not shared between callers", path, "send the content itself")
 
 
 def foreign_reference(param: str = "messages") -> Unsupported:
-    """A reference to an object that another vendor stores."""
+    """Return the refusal of a reference to an object that another vendor stores."""
     return refusal("This upstream cannot read files or objects of another vendor", param, "send the content itself")
 
 
 def native_name(tool: ir.Tool) -> str:
-    """What the caller calls a server tool: its own name or kind, not the common one."""
+    """Return what the caller calls a server tool: its own name or kind, not the common one."""
     for native in tool.extras.values():
         if not isinstance(native, dict):
             continue

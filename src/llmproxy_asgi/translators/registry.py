@@ -24,7 +24,7 @@ NARROW: dict[str, str] = {
 
 @cache
 def translator(protocol: str) -> AnyTranslator:
-    """The translator of a protocol.
+    """Return the translator of a protocol.
 
     Raises:
         MisuseError: No such protocol; the message lists those there are.

@@ -43,14 +43,14 @@ Pointer = tuple[str, ...]
 
 
 def definition_name(reference: object) -> str | None:
-    """The definition that a reference in the common form names; None for any other."""
+    """Return the definition that a reference in the common form names; None for any other."""
     if isinstance(reference, str) and reference.startswith(DEFINITION):
         return reference.removeprefix(DEFINITION)
     return None
 
 
 def with_definitions(schema: JSONObject) -> JSONObject:
-    """The schema with every reference that can be resolved in the common form, or itself if nothing has to change.
+    """Return the schema with all resolvable references in the common form, or itself if nothing has to change.
 
     References that name nothing in the schema stay as they are.
 
@@ -117,7 +117,7 @@ class _References:
         return tuple(_unescaped(token) for token in reference[2:].split("/"))
 
     def rebuilt(self) -> JSONObject:
-        """The schema anew."""
+        """Rewrite the schema."""
         top = {key: value for key, value in self._root.items() if key not in _TOPS}
         made: JSONObject = self._copy(top, (), home=True)
         made["$defs"] = {
@@ -146,7 +146,7 @@ class _References:
 
 
 def _subschemas(node: Mapping[str, Any]) -> Iterator[tuple[str, JSONObject]]:
-    """The schemas right within one, each with the keyword that holds it. Values that are only data are none."""
+    """Yield the schemas directly in one, each with its keyword. Values that are only data are none."""
     for key, value in node.items():
         if isinstance(value, dict):
             if key in _MAPS:
@@ -169,5 +169,5 @@ def _at(root: Any, pointer: Pointer) -> Any:
 
 
 def _unescaped(token: str) -> str:
-    """A token of a pointer: percent escapes first, then `~1` and `~0`, in this order."""
+    """Decode a token of a pointer: percent escapes first, then `~1` and `~0`, in this order."""
     return unquote(token).replace("~1", "/").replace("~0", "~")

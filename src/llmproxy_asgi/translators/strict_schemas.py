@@ -147,7 +147,7 @@ class _Form:
     # ── references and conjunctions ──────────────────────────────────────────────────────────────────────────────────
 
     def _united(self, node: Any, *, root: bool = False, within: tuple[str, ...] = ()) -> JSONObject:
-        """A schema without `allOf`, and without a reference where it says more than that, or is the root."""
+        """Return a schema without `allOf`, and without a reference if it has other keywords, or is the root."""
         if not isinstance(node, dict) or not node:
             raise NotStrict("a value may be of any kind")
         reference = node.get("$ref")
@@ -212,7 +212,7 @@ class _Form:
         return self._value(node, kinds, root=root)
 
     def _value(self, node: JSONObject, kinds: list[str], *, root: bool) -> JSONObject:
-        """A schema that is no choice, with all that its types let it say."""
+        """Return a schema that is no choice, with all keywords that its types allow."""
         made: JSONObject = {"type": kinds[0] if len(kinds) == 1 else kinds}
         if len(kinds) > 1 and not self._demands.several_types:
             del made["type"]  # the values say it
@@ -280,7 +280,7 @@ class _Form:
         return self._described({"anyOf": [self._schema(each) for each in node[key]]}, node, [])
 
     def _described(self, made: JSONObject, node: JSONObject, notes: list[str]) -> JSONObject:
-        """The schema with its title and description, and what nothing enforces in the latter."""
+        """Return the schema with its title and description, and the unenforced keywords in the latter."""
         if node.get("default") is not None:
             notes = [*notes, f"default: {_text(node['default'])}"]
         words = node.get("description")
@@ -295,7 +295,7 @@ class _Form:
 
 
 def _both(first: JSONObject, second: JSONObject) -> JSONObject:
-    """What is valid against both."""
+    """Return the schema of values that are valid against both."""
     made = {**second, **first}
     for key in first.keys() & second.keys() - {"title", "description"}:
         one, other = first[key], second[key]
@@ -352,7 +352,7 @@ _OF_KIND: Mapping[str, frozenset[str]] = {
 
 
 def _of_kind(node: Mapping[str, Any], kind: str) -> JSONObject:
-    """What a schema of several types says of one of them; its words stay where all are."""
+    """Return the keywords of a schema of several types that apply to one of them; annotations stay with the whole."""
     others = frozenset().union(*_OF_KIND.values()) - _OF_KIND.get(kind, frozenset())
     left_out = others | {"title", "description", "default", "nullable"}
     return {**{key: value for key, value in node.items() if key not in left_out}, "type": kind}

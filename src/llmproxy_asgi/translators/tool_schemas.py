@@ -22,7 +22,7 @@ _MOST_STEPS = 64
 
 
 def distinct(tools: Sequence[ir.Tool]) -> tuple[ir.Tool, ...]:
-    """The tools, each once: the same declaration given twice is one.
+    """Return the tools, each once: the same declaration given twice is one.
 
     Raises:
         BadRequest: Two different tools share a name.
@@ -60,7 +60,7 @@ def refuse_unseen(tool: ir.Tool, model: str, can: Capabilities) -> None:
 
 
 def object_root(tool: ir.Tool, losses: Losses, *, plain: bool = True) -> JSONObject:
-    """The parameters with `type` and `properties` at the root; what is right already is returned as it is.
+    """Return the parameters with `type` and `properties` at the root; valid ones are returned unchanged.
 
     Args:
         tool: Whose.
@@ -121,7 +121,7 @@ class _Root:
         return made
 
     def _one(self, schema: JSONObject, steps: int) -> JSONObject:
-        """A schema with its root's reference, conjunction and choice written out into itself."""
+        """Return a schema with its root's reference, conjunction and choice merged into it."""
         if steps < 1:
             raise _no_object(self._tool, "a reference to themselves")
         made = {key: value for key, value in schema.items() if key not in {"$ref", "allOf", *_CHOICES}}
@@ -146,7 +146,7 @@ class _Root:
         return found
 
     def _both(self, first: JSONObject, second: JSONObject) -> JSONObject:
-        """What is valid against both; where the two differ on a word that is no property, the second counts."""
+        """Return the schema of values valid against both; the second wins on other keywords than properties."""
         made = {**first, **second}
         if "properties" in first and "properties" in second:
             made["properties"] = {**_properties(first), **_properties(second)}

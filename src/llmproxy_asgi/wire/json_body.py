@@ -162,12 +162,12 @@ def decode(value: msgspec.Raw | bytes, *, leaving: str | None = None) -> Any:
 
 
 def _depths(signs: bytes, depth: int) -> Iterator[int]:
-    """The depth before these signs, and after each of them."""
+    """Return the depth before these brackets, and after each of them."""
     return accumulate(memoryview(signs.translate(_STEPS)).cast("b"), initial=depth)
 
 
 def _outside(data: bytes) -> Iterator[bytes]:
-    """The brackets and commas that stand outside of strings, for each piece of the text."""
+    """Yield the brackets and commas outside strings, for each piece of the text."""
     within = 0
     for piece in _without_escapes(data) if b"\\" in data else _pieces(data):
         parts = _signs(piece).split(b'"')

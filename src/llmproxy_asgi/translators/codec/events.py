@@ -447,7 +447,7 @@ class CandidateBuilder:
         """Add what is known only when this part ends; for subclasses."""
 
     def register(self, part: PartBuilder) -> int:
-        """Number a part that starts.
+        """Assign the number of a part that starts.
 
         Raises:
             UpstreamProtocolError: The candidate has finished.

@@ -74,13 +74,13 @@ class Form:
 
 
 def number(low: float, high: float) -> Form:
-    """A number within inclusive bounds."""
+    """Return the form of a number within inclusive bounds."""
     checked = Annotated[float, msgspec.Meta(ge=low, le=high)]
     return Form(lambda node, _: node.number(low, high), bounds=(float(low), float(high)), type=checked)
 
 
 def integer(low: int | None = None, high: int | None = None) -> Form:
-    """A whole number within inclusive bounds; those of callers only, because upstreams check their own."""
+    """Return the form of a whole number within inclusive bounds, for callers only: upstreams check their own."""
     return Form(lambda node, _: node.integer(low, high), type=Annotated[int, msgspec.Meta(ge=low, le=high)])
 
 

@@ -74,7 +74,7 @@ def check_sizes(vectors: Iterable[msgspec.Raw]) -> None:
 
 
 def readable(decoder: "msgspec.json.Decoder[Any]", body: bytes | msgspec.Raw) -> Any:
-    """An upstream's answer, or one of its vectors.
+    """Decode an upstream's answer, or one of its vectors.
 
     Raises:
         UpstreamProtocolError: It is not of the shape that the decoder reads.

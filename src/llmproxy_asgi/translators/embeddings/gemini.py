@@ -120,7 +120,7 @@ class GeminiEmbeddingInbound(EmbeddingInbound):
 
 
 def _asked(inbound_request: InboundRequest) -> list[ProtoNode]:
-    """What is to be embedded, one object each."""
+    """Return the inputs to embed, one object each."""
     if inbound_request.path.get("method") == ONE:
         nodes = {key: Node.of(inbound_request.raw, key) for key in inbound_request.raw}
         return [ProtoNode({key: node.value for key, node in nodes.items() if node is not None}, "")]

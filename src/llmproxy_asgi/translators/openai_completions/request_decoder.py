@@ -16,7 +16,7 @@ from llmproxy_asgi.translators.openai_completions.options import OPTIONS, PROTOC
 
 
 def prompts_of(raw: Raw) -> list[Node]:
-    """The prompts, each a text or a list of token ids; one at least.
+    """Return the prompts, each a text or a list of token ids; at least one.
 
     Raises:
         BadRequest: There is none, or it is of no such type.
@@ -43,7 +43,7 @@ def prompts_of(raw: Raw) -> list[Node]:
 
 
 def decode_each(inbound_request: InboundRequest) -> tuple[ir.Request, ...]:
-    """A request for each prompt."""
+    """Return a request for each prompt."""
     raw = inbound_request.raw
     texts = [_text(prompt) for prompt in prompts_of(raw)]
     options = OPTIONS.decode(raw)

@@ -29,7 +29,7 @@ _WORDS = {
 
 
 def encode_answer(response: ir.Response, inbound_request: InboundRequest) -> bytes:
-    """A whole answer, with the model's name as it was asked for."""
+    """Encode a whole answer, with the model's name as the caller sent it."""
     choices = [_choice(candidate) for candidate in response.candidates]
     head = _head(response.id, response.nonce, response.created_at, inbound_request.model or response.model)
     return _json({**head, "choices": choices, "usage": encode_usage(response.usage)})

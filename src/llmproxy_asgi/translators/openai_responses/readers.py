@@ -191,7 +191,7 @@ class OutputReader:
     def _reasoning(self, event: Event | DeltaEvent) -> "_ReasoningItem":
         found = self._item_of(event, "reasoning")
         if not isinstance(found, _ReasoningItem):
-            raise UpstreamProtocolError("The upstream put reasoning where there is none.")
+            raise UpstreamProtocolError("The upstream sent reasoning for an item that is no reasoning item.")
         return found
 
     def _call(self, event: Event | DeltaEvent) -> "_CallItem":
@@ -204,7 +204,7 @@ class OutputReader:
         """Return the content part of an event; start it with its first event."""
         found = self._item_of(event, "message")
         if not isinstance(found, _MessageItem):
-            raise UpstreamProtocolError("The upstream put a text where there is none.")
+            raise UpstreamProtocolError("The upstream sent text for an item that is no message.")
         return found.content(event.content_index or 0, refusal=refusal)
 
     # ── item content ─────────────────────────────────────────────────────────────────────────────────────────────────
