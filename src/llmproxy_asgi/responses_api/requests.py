@@ -13,7 +13,7 @@ from llmproxy_asgi.errors import BadRequest, Unsupported
 from llmproxy_asgi.responses_api.items import EMPTY_LIST, header_of
 from llmproxy_asgi.translators.base import InboundRequest, State
 from llmproxy_asgi.translators.raw_json import raw
-from llmproxy_asgi.wire.json_body import DEFAULT_BOUNDS, Bounds, OverBounds, count_values
+from llmproxy_asgi.wire.json_body import DEFAULT_BOUNDS, Bounds, OverBounds, contains, count_values
 
 _NULL = b"null"
 _FALSE = b"false"
@@ -99,7 +99,7 @@ def resolve_references(items: Sequence[msgspec.Raw], known: Mapping[str, msgspec
 def has_references(inbound_request: InboundRequest) -> bool:
     """Return whether a request's input may contain item references."""
     given = inbound_request.raw.get("input")
-    return given is not None and _REFERENCE.search(given) is not None
+    return given is not None and contains(given, _REFERENCE, len('"item_reference"'))
 
 
 def expand_request(

@@ -110,7 +110,7 @@ class ConversationTurn:
                     raise
                 self.passes_on = True
         own: list[msgspec.Raw] | None = None
-        if has_references(self.request):
+        if await self._run(has_references, self.request):
             own = await self._run(input_items, self.request)
             known = await self._responses.items(self._owner, await self._run(references, own))
             own = self._input_items = await self._run(resolve_references, own, known) if known else own

@@ -14,7 +14,7 @@ import msgspec
 from llmproxy_asgi.errors import BadRequest
 from llmproxy_asgi.translators import refusals
 from llmproxy_asgi.translators.outline import fold
-from llmproxy_asgi.wire.json_body import decode
+from llmproxy_asgi.wire.json_body import contains, decode
 
 ReferenceKeys = Callable[[Mapping[str, Any]], Sequence[str] | None]
 """Returns the keys of an object that refer to a stored object (`""`: the object itself does); None: do not search it.
@@ -34,7 +34,7 @@ _LONGEST = 64
 def may_hide_names(data: bytes) -> bool:
     """Whether JSON has escaped or folding letters, so that a search in its bytes may miss a known name."""
     # `b"..." in data` first tries to convert the left side to a number; that failure costs more than the search.
-    if _BACKSLASH in data and data.find(b"\\u") >= 0 and _ESCAPED_LETTER.search(data) is not None:
+    if _BACKSLASH in data and data.find(b"\\u") >= 0 and contains(data, _ESCAPED_LETTER, _LONGEST):
         return True
     return (
         not data.isascii()
@@ -47,8 +47,8 @@ class ReferencePattern:
     """A pattern that finds references to stored objects in the bytes of a value.
 
     Args:
-        hint: Alternatives of a regular expression, each beginning with a letter; every value with a reference has a
-            string that matches one in any case.
+        hint: Alternatives of a regular expression, each beginning with a letter and of at most 60 letters; every value
+            with a reference has a string that matches one in any case.
         names: All members that `reference_keys` reads.
         reference_keys: See `ReferenceKeys`.
     """
@@ -65,7 +65,7 @@ class ReferencePattern:
     def may_match(self, value: msgspec.Raw) -> bool:
         """Whether a value must be decoded: it matches the hint, or may hide a match."""
         data = bytes(value)
-        return self._hint.search(data) is not None or may_hide_names(data)
+        return contains(data, self._hint, _LONGEST) or may_hide_names(data)
 
     def as_loosely_read(self, value: Any) -> Any:
         """Return a value as a server with loose name matching reads it; the same object if no name has a variant."""

@@ -6,6 +6,7 @@ keys. This module refuses bodies; it does not interpret them.
 """
 
 import codecs
+import re
 from collections import Counter
 from collections.abc import Iterator
 from itertools import accumulate, compress
@@ -159,6 +160,20 @@ def decode(value: msgspec.Raw | bytes, *, leaving: str | None = None) -> Any:
                 for name, each in _DECODER.decode(value).items()
             }
     return _ANY.decode(value)
+
+
+def contains(data: bytes | msgspec.Raw, pattern: re.Pattern[bytes], longest: int) -> bool:
+    """Return whether a JSON text has a match of a pattern; a long text is searched in steps.
+
+    Args:
+        data: The text.
+        pattern: It looks neither behind nor beyond its match.
+        longest: Bytes of the longest match.
+    """
+    if len(data) <= _PIECE:
+        return pattern.search(data) is not None
+    starts = range(0, len(data), _PIECE)
+    return any(pattern.search(data, start, start + _PIECE + longest) is not None for start in starts)
 
 
 def _depths(signs: bytes, depth: int) -> Iterator[int]:

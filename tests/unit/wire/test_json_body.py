@@ -1,7 +1,9 @@
 """What a body's outer shell is opened for, and what it is refused for before any object is made."""
 
 import json
+import re
 from collections import Counter
+from typing import cast
 
 import msgspec
 import pytest
@@ -10,6 +12,7 @@ from llmproxy_asgi.wire.json_body import (
     Bounds,
     MalformedBody,
     OverBounds,
+    contains,
     count_separators,
     count_values,
     elements,
@@ -135,3 +138,27 @@ def test_what_is_no_utf8_is_refused_wherever_it_stands(place: int) -> None:
 def test_elements_of_a_list_stay_bytes() -> None:
     """They are cut apart and not read."""
     assert [bytes(each) for each in elements(msgspec.Raw(b'[1.50, {"a" : 1}]'))] == [b"1.50", b'{"a" : 1}']
+
+
+@pytest.mark.parametrize("shift", range(-6, 2))
+def test_a_long_text_is_searched_over_the_border_of_two_pieces(shift: int) -> None:
+    """A match is found wherever the text is cut, and a text without one is searched to its end."""
+    name = re.compile(rb'"file"')
+    before = b"x" * (2**20 + shift)
+    text = before + b'"file"' + before
+    assert contains(text, name, len('"file"'))
+    assert contains(msgspec.Raw(text), name, len('"file"'))
+    assert not contains(text.replace(b'"file"', b'"fila"'), name, len('"file"'))
+
+
+def test_a_long_text_is_searched_in_short_steps() -> None:
+    """No step searches more than a mebibyte and one match, so a thread releases the interpreter lock in between."""
+    steps: list[int] = []
+
+    class Spy:
+        def search(self, data: bytes, start: int, end: int) -> None:
+            steps.append(min(end, len(data)) - start)
+
+    assert not contains(b"x" * (5 * 2**20 + 7), cast("re.Pattern[bytes]", Spy()), 10)
+    assert len(steps) == 6
+    assert max(steps) == 2**20 + 10
