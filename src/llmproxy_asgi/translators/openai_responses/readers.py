@@ -5,7 +5,9 @@ streamed. So the rest of each text is emitted when it is restated. Parts start i
 without content starts when the next one is added.
 """
 
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from heapq import heappop, heappush
 from typing import Any, ClassVar
 
 from typing_extensions import override
@@ -67,6 +69,10 @@ class OutputReader:
         self._indexes: dict[str, int] = {}
         self._last = 0
         self._seen: list[_Item] = []
+        self._ids: set[str] = set()
+        """The ids of all items so far."""
+        self._unstarted: list[int] = []
+        """A heap of the indexes of items whose parts may not have started."""
         self._text: TextBuilder | None = None
         """The text of the last delta, and its indexes."""
         self._output_index: int | None = None
@@ -147,9 +153,11 @@ class OutputReader:
         if before is not None:  # servers with one index for all items: the previous item has ended
             before.end({})
             self._text = None
-        for other, earlier in self._open.items():
-            if other < index:
+        while self._unstarted and self._unstarted[0] < index:
+            earlier = self._open.get(heappop(self._unstarted))
+            if earlier is not None:
                 earlier.begin()
+        heappush(self._unstarted, index)
         self._open[index] = self._open_item(item)
         self._last = index
         if text_of(item, "id"):
@@ -165,16 +173,21 @@ class OutputReader:
             if not item or self._is_over(item):
                 return
             opened = self._open_item(item)
+        if known := text_of(item, "id"):
+            self._ids.add(known)
         self._text = None
         opened.end(item)
 
     def _is_over(self, item: JSONObject) -> bool:
         """Return whether an item was done before; some servers repeat the event."""
-        known = text_of(item, "id")
-        return bool(known) and any(seen.id == known for seen in self._seen)
+        return text_of(item, "id") in self._ids
 
     def _open_item(self, item: JSONObject) -> "_Item":
+        if len(self._seen) == ir.MOST_PARTS:
+            raise UpstreamProtocolError(f"The upstream's answer has more than {ir.MOST_PARTS} items.")
         kind = text_of(item, "type")
+        if known := text_of(item, "id"):
+            self._ids.add(known)
         opened = (_CallItem if kind in CALLS else _ITEMS.get(kind, _Item))(self, item)
         self._seen.append(opened)
         return opened
@@ -184,6 +197,7 @@ class OutputReader:
         index = self._index_of(event)
         found = self._open.get(index)
         if found is None:
+            heappush(self._unstarted, index)
             found = self._open[index] = self._open_item({"type": kind, "id": event.item_id})
             self._last = index
         return found
@@ -283,25 +297,30 @@ def _matched(
     Items match by their id, then by their call id. Some servers restate items with other ids, so an unknown item
     matches the next unmatched item of its type.
     """
-    left = list(seen)
+    positions: dict[tuple[str, str], deque[int]] = {}
+    for position, each in enumerate(seen):
+        for key in (("id", each.id), ("call", each.call_id), ("type", each.kind)):
+            positions.setdefault(key, deque()).append(position)
+    matched: set[int] = set()
+
+    def match(item: JSONObject, *keys: tuple[str, str]) -> bool:
+        """Match an item to the first unmatched one with one of these keys."""
+        found: list[int] = []
+        for key in keys:
+            queue = positions.get(key) if key[1] or key[0] == "type" else None
+            while queue and queue[0] in matched:
+                queue.popleft()
+            found += [queue[0]] if queue else []
+        if found:
+            matched.add(min(found))
+            restated[seen[min(found)]] = item
+        return bool(found)
+
     restated: dict[_Item, JSONObject] = {}
-    unknown: list[JSONObject] = []
-    for item in items:
-        own, call = text_of(item, "id"), text_of(item, "call_id")
-        known = next((each for each in left if (own and each.id == own) or (call and each.call_id == call)), None)
-        if known is None:
-            unknown.append(item)
-        else:
-            left.remove(known)
-            restated[known] = item
-    unseen: list[JSONObject] = []
-    for item in unknown:
-        known = next((each for each in left if each.kind == text_of(item, "type")), None)
-        if known is None:
-            unseen.append(item)
-        else:
-            left.remove(known)
-            restated[known] = item
+    unknown = [
+        item for item in items if not match(item, ("id", text_of(item, "id")), ("call", text_of(item, "call_id")))
+    ]
+    unseen = [item for item in unknown if not match(item, ("type", text_of(item, "type")))]
     return restated, unseen
 
 

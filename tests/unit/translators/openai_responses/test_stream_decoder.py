@@ -1,12 +1,15 @@
 """Streams and whole answers of upstreams."""
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bench.calls import Calls
 from llmproxy_asgi.conversation import (
+    MOST_PARTS,
     Ended,
     Failed,
     Finished,
@@ -251,6 +254,51 @@ def test_items_that_are_never_done_are_whole_in_the_answer() -> None:
     thought, text, call = parts_of(CREATED, *begun, life("response.completed", output=whole))
     assert [seal.data for seal in thought.seals] == ["state"]
     assert (text.text, call.arguments) == ("hi", '{"a":1}')
+
+
+def _done_only(numbers: Sequence[int]) -> list[bytes]:
+    return [done(n, _empty(n)) for n in numbers]
+
+
+def _added_only(numbers: Sequence[int]) -> list[bytes]:
+    return [added(n, _empty(n)) for n in numbers]
+
+
+def _restated(numbers: Sequence[int]) -> list[bytes]:
+    items = [_empty(n) for n in numbers]
+    return [*_added_only(numbers), life("response.completed", output=items[::-1])]
+
+
+def _empty(number: int) -> dict[str, Any]:
+    return {"id": f"rs_{number}", "type": "reasoning", "summary": []}
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+@pytest.mark.parametrize("shape", [_done_only, _added_only, _restated])
+def test_many_items_cost_what_each_costs(shape: Callable[[Sequence[int]], list[bytes]], backwards: bool) -> None:
+    """Twice the items make about twice the calls: no item is compared with all others."""
+
+    def calls(count: int) -> int:
+        numbers = range(count)
+        pieces = [CREATED, *shape(numbers[::-1] if backwards else numbers)]
+        decoder = OUTBOUND.decoder(upstream_request(), upstream())
+        return Calls().during(lambda: [decoder.feed(piece) for piece in pieces]).all
+
+    assert calls(400) < 2.2 * calls(200)
+
+
+def test_items_without_parts_are_bounded() -> None:
+    """Items that make no part are bounded like parts."""
+    error = failure(CREATED, *_done_only(range(MOST_PARTS + 1)))
+    assert str(error) == "The upstream's answer has more than 10000 items."
+
+
+def test_an_item_that_is_done_twice_is_read_once() -> None:
+    """Some servers repeat the event; the id may be in the second event of the item alone."""
+    item = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}
+    twice = [done(0, {**item, "id": "fc_1"})] * 2
+    (call,) = parts_of(CREATED, added(0, item), *twice, life("response.completed", output=[]))
+    assert call.call_id == "c"
 
 
 def test_indexes_that_are_left_out_or_used_twice() -> None:
