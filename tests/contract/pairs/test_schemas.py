@@ -160,6 +160,25 @@ def test_an_answer_that_is_no_object_is_asked_for_in_words(
     assert "emulated:response_format" in answer.warnings
 
 
+@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize(
+    "pair", [pair for other in (CHAT, RESPONSES) for pair in pairs(client=MESSAGES, upstream=other, stream=False)]
+)
+def test_an_answers_schema_that_openai_cannot_enforce_is_a_warning(
+    harness: PairHarness, pair: ProtocolPair, *, strict: bool
+) -> None:
+    """Anthropic enforces every schema; OpenAI only those without free keys, so the others lose that with a warning."""
+    harness.play(FINE.scenario(pair.upstream, stream=pair.stream))
+    free = {"env": {"type": "object", "additionalProperties": TEXT}}
+    schema = {**CLOSED, "required": ["env"], "properties": {"env": TEXT} if strict else free}
+    form: dict[str, Any] = {"output_config": {"format": {"type": "json_schema", "schema": schema}}}
+    answer = harness.ask(pair, **QUESTION[pair.client], **form)
+    sent = harness.asked.get("response_format", {}).get("json_schema") or harness.asked["text"]["format"]
+    assert sent["strict"] is strict
+    assert sent["schema"] == schema
+    assert answer.warnings == ([] if strict else ["dropped:strict"])
+
+
 CLOSED = {"type": "object", "additionalProperties": False}
 NODE = {**CLOSED, "properties": {"next": {"anyOf": [{"$ref": "#/$defs/Node"}, {"type": "null"}]}}}
 ANSWERS: dict[str, tuple[dict[str, Any], dict[str, Any] | None]] = {

@@ -77,8 +77,17 @@ def answer_schema(
         losses.add("dropped:strict")
     if not own:  # compatible servers accept any root
         return AnswerSchema(schema, strict=False)
+    return _unenforced(schema, output, losses)
+
+
+def _unenforced(schema: JSONObject, output: ir.OutputFormat, losses: Losses) -> AnswerSchema | None:
+    """Encode a schema that the vendor does not enforce, as the caller's vendor would have."""
     rooted = _rooted(schema)
-    return AnswerSchema(rooted, strict=False) if rooted is not None else None
+    if rooted is None:
+        return None
+    if output.strict is None:
+        losses.add("dropped:strict")
+    return AnswerSchema(rooted, strict=False)
 
 
 def _rooted(schema: JSONObject) -> JSONObject | None:
