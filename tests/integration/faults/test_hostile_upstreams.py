@@ -86,6 +86,16 @@ def test_too_many_candidates_are_no_answer(upstream: ThreadedUpstream, base: str
         assert ask(base, path, stream=False).status_code == 502
 
 
+@TRANSLATED
+def test_too_many_candidates_in_a_stream_end_it(upstream: ThreadedUpstream, base: str, path: str) -> None:
+    """However they are spread over events: the caller reads an error in its own protocol."""
+    delta = json.loads(chat_delta({"content": "x"}).removeprefix(b"data: "))
+    choice = delta["choices"][0]
+    chunks = [{**delta, "choices": [{**choice, "index": n}]} for n in range(MOST_CANDIDATES + 1)]
+    upstream.default = streamed(*(b"data: %b\n\n" % json.dumps(chunk).encode() for chunk in chunks), END)
+    assert f"more than {MOST_CANDIDATES} candidates" in ask(base, path).text
+
+
 @pytest.mark.parametrize("path", ASKS)
 def test_a_large_read_comes_whole_and_in_order(upstream: ThreadedUpstream, base: str, path: str) -> None:
     """It is decoded a piece at a time, and nothing of it is lost or turned round."""

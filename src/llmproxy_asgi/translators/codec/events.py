@@ -530,9 +530,15 @@ class EventBuilder(_Pending, Generic[CandidateT]):
         self.emit(ir.Started(answer_id, model, created_at, usage, service_tier, ir.EMPTY, self.request.nonce))
 
     def candidate(self, number: int) -> CandidateT:
-        """Return a candidate, maybe a new one."""
+        """Return a candidate, maybe a new one.
+
+        Raises:
+            UpstreamProtocolError: There are too many.
+        """
         found = self.candidates.get(number)
         if found is None:
+            if len(self.candidates) == ir.MOST_CANDIDATES:
+                raise UpstreamProtocolError(f"The upstream's answer has more than {ir.MOST_CANDIDATES} candidates.")
             found = self.candidates[number] = self._candidate(number, self)
         return found
 
