@@ -85,3 +85,15 @@ def test_what_another_vendor_found_never_goes_to_anthropic(harness: PairHarness)
         assert not kept[0].get("citations")
         assert "dropped:web_search" in answer.warnings
         assert isinstance(answer.whole, anthropic.types.Message)
+
+
+@pytest.mark.parametrize("pair", pairs(client=MESSAGES, upstream=RESPONSES, stream=False))
+def test_a_choice_of_searching_beside_functions_is_kept(harness: PairHarness, pair: ProtocolPair) -> None:
+    """The named server tool is the choice in the upstream's own form, and the functions stay declared."""
+    harness.play(found(pair))
+    look: Any = {"name": "look", "input_schema": {"type": "object", "properties": {}}}
+    choice: Any = {"type": "tool", "name": "web_search"}
+    answer = harness.ask(pair, messages=[USER], tools=[look, TOOL], tool_choice=choice)
+    assert harness.asked["tool_choice"] == {"type": "web_search"}
+    assert {tool.get("name", tool["type"]) for tool in harness.asked["tools"]} == {"look", "web_search"}
+    assert not [each for each in answer.warnings if "tool_choice" in each]

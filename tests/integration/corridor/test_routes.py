@@ -67,6 +67,14 @@ def test_a_key_opens_what_is_switched_on(base: str, method: str, path: str, body
     assert answer.status_code == 200, answer.text
     # A compressing intermediary would hold a stream back.
     assert answer.headers["cache-control"] == ("no-store, no-transform" if ":stream" in path else "no-store")
+
+
+@pytest.mark.parametrize(("path", "body"), [(path, body) for _, path, body in ROUTES[:4]])
+def test_no_stream_may_be_kept_or_changed_on_its_way(base: str, path: str, body: Any) -> None:
+    """An intermediary that compressed a stream would hold it back, in every protocol."""
+    answer = ask(base, "POST", path, {**body, "stream": True}, {"authorization": f"Bearer {KEY}"})
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    assert answer.headers["cache-control"] == "no-store, no-transform"
     assert answer.headers["vary"] == "Authorization, Cookie"
     assert "set-cookie" not in answer.headers
 

@@ -58,6 +58,7 @@ async def test_untrusted_certificate(
         with pytest.raises(UpstreamTLSError) as refused:
             await post(pool, server.url)
     assert "localhost" not in refused.value.message
+    assert "TLS certificate not accepted: " in (refused.value.reason or "")
 
 
 async def test_verification_can_be_turned_off(way: str, make: Callable[..., Served]) -> None:
